@@ -1,0 +1,1 @@
+"""Change the import, keep the code."""

@@ -1,0 +1,73 @@
+// The seam of the kernels: producers of tiles x consumers of tiles.
+//
+//            columns (rows of Y) ->
+//          +---------+---------+---------+      A *strip* is one column block and
+//   rows   | tile 0  |         |         |      a run of rows: one index of the
+//  (of X)  +---------+         |         |      team's loop.  Within a strip the
+//    |     | tile 1  | strip 1 | strip 2 |      producer prepares the columns once
+//    v     +---------+         |         |      and fills one small tile after the
+//          |   ...   |         |         |      other; the consumer takes each tile
+//          +---------+---------+---------+      while it is still in the L1 or L2.
+//
+// A producer knows what a pair's value is and nothing of what becomes of it; a
+// consumer knows what becomes of values and nothing of where they came from; the
+// driver (driver.h) knows neither.  So a new metric is one producer, a new reduction
+// one consumer, and each works with every one of the other kind at once.
+//
+// Invariants
+//   I1  A value depends on its pair alone, never on the tile, strip or thread it was
+//       computed in: any number of threads gives the same bits.
+//   I2  Each pair is in exactly one tile.
+//   I3  Producers and consumers are read-only while a loop runs; what a thread needs
+//       to write lies in its own scratch, or in parts of the result that are its own.
+#ifndef PD_PAIRWISE_TILE_H
+#define PD_PAIRWISE_TILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/real.h"
+#include "base/status.h"
+
+// Values of the pairs (row .. row + rows) x (col .. col + cols).
+typedef struct pd_tile {
+    size_t row, col;    // the first pair, counted in the whole matrix
+    size_t rows, cols;  // never 0, never more than the producer's tile_rows, tile_cols
+    size_t stride;      // reals from one row to the next, a multiple of 64 bytes
+
+    // Owned by the driver, aligned to 64 bytes; `cols` reals a row are meaningful and
+    // the rest of the stride is writable padding that a producer may scribble on.
+    void *values;
+
+    // Laid out as `values`; NULL if the producer has no doubts.  An upper bound of
+    // |value - what the user's function would return|; infinity: ask the function.
+    void *doubts;
+} pd_tile;
+
+typedef struct pd_producer pd_producer;
+
+struct pd_producer {
+    pd_real real;      // the type of values and doubts
+    bool has_doubts;   // fills tile->doubts
+    size_t tile_rows;  // the largest tile wanted; both at least 1
+    size_t tile_cols;
+    size_t scratch_bytes;  // for one thread; the driver allocates it, aligned
+    double pair_ns;        // about what a pair costs one thread: sizes strips
+
+    // Makes the columns col .. col + cols ready in this thread's scratch.  NULL if
+    // there is nothing to prepare.
+    pd_status (*prepare)(const pd_producer *self, size_t col, size_t cols, void *scratch);
+
+    // Fills `tile`, whose columns are the ones that were prepared last.
+    pd_status (*fill)(const pd_producer *self, pd_tile *tile, void *scratch);
+};
+
+typedef struct pd_consumer pd_consumer;
+
+struct pd_consumer {
+    // Takes the values of `tile`, which is only lent.  Runs on many threads at once,
+    // each with a `member` of its own.
+    pd_status (*take)(pd_consumer *self, const pd_tile *tile, unsigned member);
+};
+
+#endif

@@ -1,0 +1,32 @@
+// What the files of the binding share.  Only py/ may include Python.h.
+//
+// One file a subject; each offers a table of functions or a function that adds its
+// types, and module.c puts them into the module.
+#ifndef PD_PY_BINDING_H
+#define PD_PY_BINDING_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "base/status.h"
+
+// NumPy's API table is imported once, by module.c, which defines PD_IMPORT_NUMPY.
+#define PY_ARRAY_UNIQUE_SYMBOL pd_numpy_api
+#ifndef PD_IMPORT_NUMPY
+#    define NO_IMPORT_ARRAY
+#endif
+#include <numpy/arrayobject.h>
+
+// The module's state.  Written by the exec slot only, then immutable.
+typedef struct pd_module_state {
+    int unused;
+} pd_module_state;
+
+// Sets the exception that belongs to `status`, unless one is set already (a poll that
+// met a KeyboardInterrupt has set it).  Returns NULL, for `return`.
+PyObject *pd_raise(pd_status status);
+
+// One table a subject, each ending with a zero row.
+extern PyMethodDef pd_settings_methods[];
+
+#endif

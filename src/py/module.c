@@ -1,0 +1,68 @@
+// pydistrib._core: the module object.  It only collects what the other files offer.
+#define PD_IMPORT_NUMPY
+#include "py/binding.h"
+
+PyObject *
+pd_raise(pd_status status)
+{
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    switch (status) {
+        case PD_ENOMEM:
+            return PyErr_NoMemory();
+        case PD_EOS:
+            return PyErr_SetFromErrno(PyExc_OSError);
+        case PD_EINVAL:
+            PyErr_SetString(PyExc_ValueError, pd_status_text(status));
+            return NULL;
+        default:
+            PyErr_SetString(PyExc_RuntimeError, pd_status_text(status));
+            return NULL;
+    }
+}
+
+static int
+core_exec(PyObject *module)
+{
+    if (PyArray_ImportNumPyAPI() < 0) {
+        return -1;
+    }
+    PyMethodDef *const tables[] = {
+        pd_settings_methods,
+    };
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        if (PyModule_AddFunctions(module, tables[i]) < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec,                core_exec                                   },
+#if PY_VERSION_HEX >= 0x030C0000
+    // NumPy, whose C API this module uses, runs in one interpreter only.
+    {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#if PY_VERSION_HEX >= 0x030D0000
+    // What calls share is atomic or guarded by a mutex of the core; each Python
+    // object that changes is guarded by its critical section.
+    {Py_mod_gil,                 Py_MOD_GIL_NOT_USED                         },
+#endif
+    {0,                          NULL                                        },
+};
+
+static struct PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "pydistrib._core",
+    .m_doc = "The native core of pydistrib.",
+    .m_size = sizeof(pd_module_state),
+    .m_slots = core_slots,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&core_module);
+}
