@@ -28,7 +28,8 @@ pd_live_allocs(void)
 static bool
 fault_is_due(void)
 {
-    return atomic_load(&fault_countdown) > 0 && atomic_fetch_sub(&fault_countdown, 1) == 1;
+    return atomic_load(&fault_countdown) > 0 &&
+           atomic_fetch_sub(&fault_countdown, 1) == 1;
 }
 #endif
 

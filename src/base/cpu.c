@@ -66,7 +66,8 @@ read_text(const char *path, char *text, size_t size)
     }
     size_t length = 0;
     ssize_t got;
-    while (length < size - 1 && (got = read(fd, text + length, size - 1 - length)) > 0) {
+    while (length < size - 1 && (got = read(fd, text + length, size - 1 - length)) > 0)
+    {
         length += (size_t)got;
     }
     close(fd);

@@ -9,9 +9,9 @@
 #include "thread/team.h"
 
 typedef struct pd_walk {
-    size_t rows, cols;     // n and m; either may be 0
-    unsigned members;      // threads at most, the caller included; at least 1
-    pd_team_poll poll;     // see thread/team.h; may be NULL
+    size_t rows, cols;  // n and m; either may be 0
+    unsigned members;   // threads at most, the caller included; at least 1
+    pd_team_poll poll;  // see thread/team.h; may be NULL
     void *poll_arg;
 } pd_walk;
 

@@ -56,7 +56,10 @@ struct pd_producer {
 
     // Makes the columns col .. col + cols ready in this thread's scratch.  NULL if
     // there is nothing to prepare.
-    pd_status (*prepare)(const pd_producer *self, size_t col, size_t cols, void *scratch);
+    pd_status (*prepare)(const pd_producer *self,
+                         size_t col,
+                         size_t cols,
+                         void *scratch);
 
     // Fills `tile`, whose columns are the ones that were prepared last.
     pd_status (*fill)(const pd_producer *self, pd_tile *tile, void *scratch);

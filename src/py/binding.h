@@ -19,7 +19,8 @@
 
 // The module's state.  Written by the exec slot only, then immutable.
 typedef struct pd_module_state {
-    int unused;
+    PyTypeObject *producer_type;  // strong
+    PyObject *result_handler;     // strong: the capsule that NumPy takes
 } pd_module_state;
 
 // Sets the exception that belongs to `status`, unless one is set already (a poll that
@@ -27,6 +28,10 @@ typedef struct pd_module_state {
 PyObject *pd_raise(pd_status status);
 
 // One table a subject, each ending with a zero row.
+extern PyMethodDef pd_callable_methods[];
+extern PyMethodDef pd_result_methods[];
 extern PyMethodDef pd_settings_methods[];
+
+int pd_add_result_handler(PyObject *module);
 
 #endif

@@ -1,6 +1,7 @@
 // pydistrib._core: the module object.  It only collects what the other files offer.
 #define PD_IMPORT_NUMPY
 #include "py/binding.h"
+#include "py/producer.h"
 
 PyObject *
 pd_raise(pd_status status)
@@ -29,6 +30,8 @@ core_exec(PyObject *module)
         return -1;
     }
     PyMethodDef *const tables[] = {
+        pd_callable_methods,
+        pd_result_methods,
         pd_settings_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
@@ -36,11 +39,36 @@ core_exec(PyObject *module)
             return -1;
         }
     }
+    return pd_add_producer_type(module) < 0 || pd_add_result_handler(module) < 0 ? -1
+                                                                                 : 0;
+}
+
+static int
+core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    Py_VISIT(state->producer_type);
+    Py_VISIT(state->result_handler);
     return 0;
 }
 
+static int
+core_clear(PyObject *module)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->producer_type);
+    Py_CLEAR(state->result_handler);
+    return 0;
+}
+
+static void
+core_free(void *module)
+{
+    (void)core_clear(module);  // also undoes a core_exec() that failed half way
+}
+
 static PyModuleDef_Slot core_slots[] = {
-    {Py_mod_exec,                core_exec                                   },
+    {Py_mod_exec,                  core_exec                                 },
 #if PY_VERSION_HEX >= 0x030C0000
     // NumPy, whose C API this module uses, runs in one interpreter only.
     {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
@@ -48,9 +76,9 @@ static PyModuleDef_Slot core_slots[] = {
 #if PY_VERSION_HEX >= 0x030D0000
     // What calls share is atomic or guarded by a mutex of the core; each Python
     // object that changes is guarded by its critical section.
-    {Py_mod_gil,                 Py_MOD_GIL_NOT_USED                         },
+    {Py_mod_gil,                   Py_MOD_GIL_NOT_USED                       },
 #endif
-    {0,                          NULL                                        },
+    {0,                            NULL                                      },
 };
 
 static struct PyModuleDef core_module = {
@@ -59,6 +87,9 @@ static struct PyModuleDef core_module = {
     .m_doc = "The native core of pydistrib.",
     .m_size = sizeof(pd_module_state),
     .m_slots = core_slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
 };
 
 PyMODINIT_FUNC

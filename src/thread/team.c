@@ -45,17 +45,18 @@
 #define IDLE_NS 5000000000
 
 typedef struct loop {
-    size_t count;        // immutable
-    pd_team_body body;   // immutable
-    void *job;           // immutable; borrowed
-    unsigned members;    // immutable
-    unsigned joined;     // seats taken, the caller's included; guarded by team.mutex
-    uint64_t generation; // of the team at the start; immutable
+    size_t count;         // immutable
+    pd_team_body body;    // immutable
+    void *job;            // immutable; borrowed
+    unsigned members;     // immutable
+    unsigned joined;      // seats taken, the caller's included; guarded by team.mutex
+    uint64_t generation;  // of the team at the start; immutable
 
     // Written by all members; on lines of their own, since every index touches `next`.
     _Alignas(64) _Atomic size_t next;
     _Atomic int status;
-    _Alignas(64) _Atomic unsigned inside;  // workers in the loop; falls outside the mutex
+    _Alignas(
+        64) _Atomic unsigned inside;  // workers in the loop; falls outside the mutex
 } loop;
 
 static struct {

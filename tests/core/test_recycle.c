@@ -11,7 +11,8 @@
 static void
 blocks_are_aligned_and_usable(void)
 {
-    const size_t sizes[] = {0, 1, 63, 4096, MIB - 1, MIB, 2 * MIB - 64, 2 * MIB, 5 * MIB + 3};
+    const size_t sizes[] = {0,       1,          63, 4096, MIB - 1, MIB, 2 * MIB - 64,
+                            2 * MIB, 5 * MIB + 3};
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         unsigned char *block = pd_recycle_alloc(sizes[i]);
         CHECK(block != NULL && (uintptr_t)block % 64 == 0);

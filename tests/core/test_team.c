@@ -114,8 +114,8 @@ poll_is_called_while_waiting_and_can_cancel(void)
     int polls = 0;
     for (int attempt = 0; attempt < 100 && polls == 0; attempt++) {
         atomic_store(&release, false);
-        pd_status status =
-            pd_team_run(2, COUNT, slow_for_the_caller, NULL, cancel_and_release, &polls);
+        pd_status status = pd_team_run(2, COUNT, slow_for_the_caller, NULL,
+                                       cancel_and_release, &polls);
         // The worker may have come too late for an index; then there is no wait.
         CHECK(polls == 0 ? status == PD_OK : status == PD_ECANCELED);
         atomic_store(&release, true);
