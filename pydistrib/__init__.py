@@ -1,1 +1,46 @@
-"""Change the import, keep the code."""
+"""
+Threads, processes and pairwise kernels at C speed: change the import, keep the code.
+
+Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
+`pools` (threads and other engines that run Python tasks) and `_config` (how many threads).
+`_core` is the C extension.  Importing starts no thread and imports nothing but NumPy.
+"""
+
+from pydistrib._config import (
+    cpu_count,
+    num_threads,
+    select_simd,
+    set_num_threads,
+    show_config,
+)
+from pydistrib.kernels.metrics import (
+    Metric,
+    absolute_distance,
+    chebyshev,
+    euclidean,
+    rbf,
+    sqeuclidean,
+)
+from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Explanation",
+    "Metric",
+    "absolute_distance",
+    "chebyshev",
+    "cpu_count",
+    "euclidean",
+    "explain",
+    "kernel",
+    "num_threads",
+    "pairwise",
+    "rbf",
+    "set_num_threads",
+    "show_config",
+    "sqeuclidean",
+]
+
+select_simd()
+del select_simd

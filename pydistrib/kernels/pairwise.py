@@ -1,0 +1,430 @@
+"""
+`kernel` and `pairwise`: the matrix of a function of all pairs.
+
+Both are the same three steps: find the *producer* of the values (a built-in metric, the
+expression that a Python function was traced to, or the function itself), make the result
+array, and let the core walk producer x store.  They differ in their defaults only.
+
+A traced function may leave pairs *in doubt*: so near to a rounding boundary that another
+order of summation could show, or where the function might raise.  The core lists them, and
+the function itself is called on them, in row-major order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from pydistrib import _core
+from pydistrib._config import resolve_workers
+from pydistrib.kernels.arrays import (
+    as_native,
+    as_points,
+    check_pair,
+    result_array,
+    result_dtype,
+)
+from pydistrib.kernels.metrics import Metric, metric_named
+
+Trace = Literal["auto", "require", "never"]
+DistanceFunction = Callable[[Any, Any], Any]
+
+_TRACE_MODES: Final = ("auto", "require", "never")
+
+# float32's largest power of ten, and about where float64's digits end.
+_MAX_DECIMALS: Final = 300
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """
+    Which way a function goes, and why.
+
+    Parameters
+    ----------
+    way : {'metric', 'traced', 'called'}
+        A built-in metric, the traced expression, both in native threads, or the function
+        itself, called once for each pair.
+    reason : str
+        Why it is not a faster way; the formula where there is none faster.
+    expression : str, optional
+        The traced expression.
+    """
+
+    way: Literal["metric", "traced", "called"]
+    reason: str
+    expression: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.way}: {self.reason}"
+        return f"{text}\n{self.expression}" if self.expression else text
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A producer, and the function that settles its doubts."""
+
+    producer: _core.Producer
+    explanation: Explanation
+    function: DistanceFunction | None = None
+
+
+def _check_trace(trace: str) -> None:
+    if trace not in _TRACE_MODES:
+        raise ValueError(
+            f"trace must be one of {', '.join(map(repr, _TRACE_MODES))}, not {trace!r}"
+        )
+
+
+def _plan(
+    function: DistanceFunction | Metric | str,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    trace: str,
+    params: dict[str, Any],
+    argument: str,
+) -> _Plan:
+    """Choose the producer of function(x[i], y[j])."""
+    _check_trace(trace)
+    if isinstance(function, str):
+        function = metric_named(function)
+    if isinstance(function, Metric):
+        producer = function.producer(*as_native(x, y), params)
+        return _Plan(producer, Explanation("metric", function.formula))
+    if not callable(function):
+        raise TypeError(
+            f"{argument} must be a function of two points, a metric or a metric's name, not "
+            f"{type(function).__name__}"
+        )
+    if params:
+        raise TypeError(
+            f"{', '.join(map(repr, params))}: a Python function takes its parameters by "
+            "functools.partial or a closure"
+        )
+    return _plan_function(function, x, y, trace)
+
+
+def _plan_function(
+    function: DistanceFunction, x: NDArray[Any], y: NDArray[Any], trace: str
+) -> _Plan:
+    from pydistrib.kernels.trace import NotTraceable, trace_pairs
+
+    reason = 'trace="never"'
+    if trace != "never":
+        try:
+            traced = trace_pairs(function, x, y)
+        except NotTraceable as error:
+            reason = str(error)
+            if trace == "require":
+                raise
+        else:
+            return _Plan(
+                traced.producer,
+                Explanation("traced", "verified against the function", traced.describe()),
+                function,
+            )
+    producer = _core.callable_producer(function, x, y)
+    return _Plan(producer, Explanation("called", reason), function)
+
+
+def _store(
+    plan: _Plan,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    out: NDArray[Any],
+    decimals: int | None,
+    workers: int,
+) -> None:
+    doubts = _core.store(plan.producer, out, decimals, workers)
+    if doubts is None:
+        return
+    assert plan.function is not None, "only traced functions doubt"
+    i, j, rectangles = doubts
+    order = np.lexsort((j, i))
+    i, j = i[order], j[order]
+    values = _core.call_pairs(plan.function, x, y, i, j)
+    out[i, j] = _finish(values, out.dtype, decimals)
+    for rows, cols in _slices(rectangles):
+        part = np.empty((rows.stop - rows.start, cols.stop - cols.start), out.dtype)
+        called = _core.callable_producer(plan.function, x[rows], y[cols])
+        _core.store(called, part, decimals, 1)
+        out[rows, cols] = part
+
+
+def _slices(rectangles: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
+    for row, col, rows, cols in rectangles.tolist():
+        yield slice(row, row + rows), slice(col, col + cols)
+
+
+def _finish(
+    values: NDArray[Any], dtype: np.dtype[Any], decimals: int | None
+) -> NDArray[Any]:
+    with np.errstate(all="ignore"):
+        cast = values.astype(dtype)
+        return cast if decimals is None else cast.round(decimals)
+
+
+def _check_decimals(decimals: SupportsIndex | None) -> int | None:
+    if decimals is None:
+        return None
+    try:
+        number = decimals.__index__()
+    except AttributeError:
+        raise TypeError(
+            f"decimals must be an integer or None, not {type(decimals).__name__}"
+        ) from None
+    if abs(number) > _MAX_DECIMALS:
+        raise ValueError(
+            f"decimals must be within -{_MAX_DECIMALS} and {_MAX_DECIMALS}, not {number}"
+        )
+    return number
+
+
+def kernel(
+    distance_function: DistanceFunction | Metric | str,
+    alpha: ArrayLike,
+    beta: ArrayLike,
+    *,
+    dtype: DTypeLike = np.float32,
+    decimals: SupportsIndex | None = 3,
+    out: NDArray[Any] | None = None,
+    workers: SupportsIndex | None = None,
+    trace: Trace = "auto",
+) -> NDArray[Any]:
+    """
+    Compute a function of every pair of two arrays: the matrix of a distance or kernel.
+
+    The result is bit for bit that of the double loop ::
+
+        for i in range(n):
+            for j in range(m):
+                covariance[i, j] = distance_function(alpha[i], beta[j])
+
+    over a float64 `covariance`, followed by ``.astype(dtype).round(decimals)``.  It is
+    computed in native threads without the GIL where `distance_function` is a built-in
+    metric or can be traced into an expression; `explain` tells which way a function goes.
+
+    Parameters
+    ----------
+    distance_function : callable, Metric or str
+        A function of two points that returns one real number, a built-in metric such as
+        `absolute_distance`, or a metric's name.  A point of a 1-D array is a NumPy scalar,
+        a point of a 2-D array a 1-D array, read-only.
+    alpha : array_like of shape (n,) or (n, d), bool, integer or floating
+        The n points of the rows.  Never copied if float32 or float64.
+    beta : array_like of shape (m,) or (m, d), bool, integer or floating
+        The m points of the columns.
+    dtype : float32, float64 or None, optional
+        Type of the result; None means float64.
+    decimals : int or None, optional
+        Decimals to round to, as `numpy.round` does; None does not round.
+    out : ndarray of shape (n, m), optional
+        C-ordered array of the type `dtype` to write into; must not overlap the inputs.
+        After an exception its content is undefined.
+    workers : int, optional
+        Number of threads, at least 1, the calling one included.  By default `num_threads`.
+    trace : {'auto', 'require', 'never'}, optional
+        Whether a Python function is traced: if possible, or else raising `NotTraceable`,
+        or not at all.
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+        The matrix; `out` where that was given.
+
+    Raises
+    ------
+    TypeError
+        If an input does not hold real numbers, `dtype` or the type of `out` is not
+        supported, `distance_function` is not callable or returns something else than one
+        real number.
+    ValueError
+        If the inputs are neither both 1-D nor both 2-D, differ in their number of features,
+        a metric's name is unknown, `out` has another shape or order, is read-only or
+        overlaps an input, or `workers` is less than 1.
+    MemoryError
+        If the n * m values do not fit in memory.
+    NotTraceable
+        If `trace` is 'require' and the function cannot be traced.
+
+    See Also
+    --------
+    pairwise : The same in full precision, for libraries.
+    explain : Which way a function goes, and why.
+
+    Notes
+    -----
+    An exception of `distance_function` arrives unchanged, with its traceback.  A function
+    that cannot be traced is called exactly once for each pair, in the order of the loop (for
+    m up to 1,048,576).  A function that is traced is called on a sample of pairs, to verify
+    the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown then.
+
+    Without rounding (``decimals=None`` and float64) a traced function's value may differ
+    from the loop's by the few units in the last place by which NumPy's own functions differ
+    between one element and many, and BLAS sums between two orders.
+
+    Time is O(n m d); memory is the result and less than 16 MB.  NaN and infinities follow
+    IEEE arithmetic.  n or m of 0 gives an empty matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydistrib import kernel
+    >>> kernel(lambda a, b: abs(a - b), np.array([0.5, 2.0]), np.array([1.0, 1.2345]))
+    array([[0.5  , 0.734],
+           [1.   , 0.766]], dtype=float32)
+    """
+    x, y = as_points(alpha, "alpha"), as_points(beta, "beta")
+    check_pair(x, y, "alpha", "beta")
+    count = resolve_workers(workers)
+    places = _check_decimals(decimals)
+    wanted = result_dtype(dtype, np.dtype(np.float64))
+    shape = (x.shape[0], y.shape[0])
+    result = result_array(out, shape, wanted, {"alpha": x, "beta": y})
+    plan = _plan(distance_function, x, y, trace, {}, "distance_function")
+    _store(plan, x, y, result, places, count)
+    return result
+
+
+def pairwise(
+    x: ArrayLike,
+    y: ArrayLike | None = None,
+    metric: DistanceFunction | Metric | str = "euclidean",
+    *,
+    dtype: DTypeLike = None,
+    out: NDArray[Any] | None = None,
+    workers: SupportsIndex | None = None,
+    trace: Trace = "auto",
+    **params: Any,
+) -> NDArray[Any]:
+    """
+    Compute the distance or kernel between every row of `x` and every row of `y`.
+
+    This is the library-grade call: full precision, nothing is rounded, and float32 stays
+    float32.  Distances are computed from differences, not from dot products, so that near
+    points keep their digits; the bits are the same for any number of threads and any
+    instruction set.
+
+    Parameters
+    ----------
+    x : array_like of shape (n, d) or (n,), bool, integer or floating
+        The n points, one a row.  float32 and float64 are never copied, whatever their
+        strides; other types are converted to float64.
+    y : array_like of shape (m, d) or (m,), optional
+        The m points to compare with.  By default `x`.
+    metric : str, Metric or callable, optional
+        The name of a metric (cityblock, sqeuclidean, euclidean, chebyshev, rbf and their
+        aliases), a metric, or any function of two points that returns one real number.
+    dtype : float32, float64 or None, optional
+        Type of the result.  None means float32 if both inputs are, else float64.
+    out : ndarray of shape (n, m), optional
+        C-ordered array of the result's type to write into; must not overlap the inputs.
+        After an exception its content is undefined.
+    workers : int, optional
+        Number of threads, at least 1, the calling one included.  By default `num_threads`.
+    trace : {'auto', 'require', 'never'}, optional
+        As for `kernel`.
+    **params
+        Parameters of the metric: ``gamma`` of 'rbf', by default 1 / d.
+
+    Returns
+    -------
+    ndarray of shape (n, m)
+        The matrix; `out` where that was given.
+
+    Raises
+    ------
+    TypeError
+        If an input does not hold real numbers, a type is not supported, or a parameter is
+        unknown.
+    ValueError
+        If shapes do not fit, the metric is unknown, `out` is not fit to write into, or
+        `workers` is less than 1.
+    MemoryError
+        If the n * m values do not fit in memory.
+
+    See Also
+    --------
+    kernel : Rounded to float32 and 3 decimals, as the loop that it replaces.
+    scipy.spatial.distance.cdist : More metrics, one thread.
+
+    Notes
+    -----
+    Time is O(n m d); memory is the result and less than 16 MB.  A NaN in a row makes every
+    distance of that row NaN, also in 'chebyshev'; d of 0 gives 0 (1 for 'rbf').  float32 sums
+    are flushed into float64 every 32 terms.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydistrib import pairwise
+    >>> x = np.array([[0.0, 0.0], [3.0, 4.0]])
+    >>> pairwise(x)
+    array([[0., 5.],
+           [5., 0.]])
+    >>> pairwise(x, metric="rbf", gamma=0.02)
+    array([[1.        , 0.60653066],
+           [0.60653066, 1.        ]])
+    """
+    a = as_points(x, "x")
+    b = a if y is None else as_points(y, "y")
+    check_pair(a, b, "x", "y")
+    count = resolve_workers(workers)
+    single = a.dtype == b.dtype == np.float32
+    wanted = result_dtype(dtype, np.dtype(np.float32 if single else np.float64))
+    shape = (a.shape[0], b.shape[0])
+    result = result_array(out, shape, wanted, {"x": a, "y": b})
+    plan = _plan(metric, a, b, trace, params, "metric")
+    _store(plan, a, b, result, None, count)
+    return result
+
+
+def explain(
+    function: DistanceFunction | Metric | str, x: ArrayLike, y: ArrayLike
+) -> Explanation:
+    """
+    Tell which way `kernel` and `pairwise` would run a function, and why.
+
+    Parameters
+    ----------
+    function : callable, Metric or str
+        What would be given as `distance_function` or `metric`.
+    x : array_like of shape (n,) or (n, d)
+        The points of the rows: the way may depend on their type and values.
+    y : array_like of shape (m,) or (m, d)
+        The points of the columns.
+
+    Returns
+    -------
+    Explanation
+        Its `way` is 'metric', 'traced' or 'called'; `reason` says why it is no faster one;
+        `expression` is what a traced function became.  Print it.
+
+    Raises
+    ------
+    TypeError
+        If an input does not hold real numbers or `function` is not callable.
+    ValueError
+        If shapes do not fit or a metric's name is unknown.
+
+    See Also
+    --------
+    kernel : Runs the function.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydistrib import explain
+    >>> x = np.linspace(0, 1, 5)
+    >>> explain(lambda a, b: abs(a - b), x, x).way
+    'traced'
+    >>> explain(lambda a, b: float(str(a - b)), x, x).way
+    'called'
+    """
+    a, b = as_points(x, "x"), as_points(y, "y")
+    check_pair(a, b, "x", "y")
+    return _plan(function, a, b, "auto", {}, "function").explanation
