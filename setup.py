@@ -23,6 +23,7 @@ cflags = [
     "-Wstrict-prototypes",
     "-ffp-contract=off",
     "-fno-math-errno",
+    "-fno-trapping-math",
     "-fvisibility=hidden",
     "-pthread",
 ]

@@ -104,7 +104,8 @@ class Metric:
             What the native core walks over.
         """
         features = 1 if x.ndim == 1 else x.shape[1]
-        return _core.metric_producer(self.name, x, y, self.parameters(given, features))
+        values = self.parameters(given, features)
+        return _core.metric_producer(self.name, x, y, values.get("gamma", 0.0))
 
     def __call__(self, a: ArrayLike, b: ArrayLike, **params: Any) -> np.floating[Any]:
         """

@@ -143,9 +143,8 @@ def _store(
     if doubts is None:
         return
     assert plan.function is not None, "only traced functions doubt"
-    i, j, rectangles = doubts
-    order = np.lexsort((j, i))
-    i, j = i[order], j[order]
+    pairs, rectangles = doubts
+    i, j = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     values = _core.call_pairs(plan.function, x, y, i, j)
     out[i, j] = _finish(values, out.dtype, decimals)
     for rows, cols in _slices(rectangles):

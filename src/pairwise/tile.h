@@ -33,6 +33,7 @@
 typedef struct pd_tile {
     size_t row, col;    // the first pair, counted in the whole matrix
     size_t rows, cols;  // never 0, never more than the producer's tile_rows, tile_cols
+    pd_real real;       // of values and doubts: the producer's
     size_t stride;      // reals from one row to the next, a multiple of 64 bytes
 
     // Owned by the driver, aligned to 64 bytes; `cols` reals a row are meaningful and

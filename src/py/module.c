@@ -30,9 +30,8 @@ core_exec(PyObject *module)
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods,
-        pd_result_methods,
-        pd_settings_methods,
+        pd_callable_methods, pd_metric_methods, pd_result_methods,
+        pd_settings_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {

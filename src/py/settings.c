@@ -1,6 +1,7 @@
 // What was chosen for this process: processors, threads, instruction set.
 #include "py/binding.h"
 #include "base/cpu.h"
+#include "simd/simd.h"
 #include "thread/team.h"
 
 PyDoc_STRVAR(team_threads_doc,
@@ -26,7 +27,54 @@ cpu_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
                          cpu.affinity, "quota", cpu.quota, "usable", cpu.usable);
 }
 
+PyDoc_STRVAR(simd_info_doc,
+             "simd_info()\n--\n\n"
+             "The instruction set in use, and all that this machine and build have.");
+
+static PyObject *
+simd_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
+{
+    const char *names[PD_SIMD_LEVELS];
+    size_t count = pd_simd_available(names);
+    PyObject *available = PyTuple_New((Py_ssize_t)count);
+    if (available == NULL) {
+        return NULL;
+    }
+    for (size_t i = 0; i < count; i++) {
+        PyObject *name = PyUnicode_FromString(names[i]);
+        if (name == NULL) {
+            Py_DECREF(available);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(available, (Py_ssize_t)i, name);
+    }
+    return Py_BuildValue("{s:s,s:N}", "active", pd_simd_active()->name, "available",
+                         available);
+}
+
+PyDoc_STRVAR(
+    simd_select_doc,
+    "simd_select(name)\n--\n\n"
+    "Use the instruction set `name` from the next call on; False if there is none.");
+
+static PyObject *
+simd_select(PyObject *Py_UNUSED(module), PyObject *name)
+{
+    const char *text = PyUnicode_AsUTF8(name);
+    if (text == NULL) {
+        return NULL;
+    }
+    const pd_simd *simd = pd_simd_named(text);
+    if (simd == NULL) {
+        Py_RETURN_FALSE;
+    }
+    pd_simd_select(simd);
+    Py_RETURN_TRUE;
+}
+
 PyMethodDef pd_settings_methods[] = {
+    {"simd_info",    simd_info,    METH_NOARGS, simd_info_doc   },
+    {"simd_select",  simd_select,  METH_O,      simd_select_doc },
     {"cpu_info",     cpu_info,     METH_NOARGS, cpu_info_doc    },
     {"team_threads", team_threads, METH_NOARGS, team_threads_doc},
     {NULL,           NULL,         0,           NULL            },

@@ -1,0 +1,1 @@
+static const pd_block_ops N(block_ops) = {0};
