@@ -67,18 +67,19 @@ walk_strip(void *arg, size_t index, unsigned number)
         }
         me->prepared = block;
     }
-    for (; row < end; row += producer->tile_rows) {
+    pd_status status = PD_OK;
+    for (; status == PD_OK && row < end; row += producer->tile_rows) {
         tile.row = row;
         tile.rows = end - row < producer->tile_rows ? end - row : producer->tile_rows;
-        pd_status status = producer->fill(producer, &tile, me->scratch);
+        status = producer->fill(producer, &tile, me->scratch);
         if (status == PD_OK) {
             status = job->consumer->take(job->consumer, &tile, number);
         }
-        if (status != PD_OK) {
-            return status;
-        }
     }
-    return PD_OK;
+    if (job->consumer->end_strip != NULL) {
+        job->consumer->end_strip(job->consumer, number);
+    }
+    return status;
 }
 
 static pd_status

@@ -24,7 +24,7 @@
 #define MAX_PAIRS ((size_t)1 << 16)
 
 // Results larger than this are written past the caches: they would not survive in them.
-#define STREAM_BYTES ((size_t)24 << 20)
+#define STREAM_BYTES ((size_t)8 << 20)
 
 struct pd_store {
     pd_consumer base;
@@ -166,10 +166,18 @@ take_tile(pd_consumer *base, const pd_tile *tile, unsigned member)
                                                tile->cols, &self->rounding,
                                                self->streams);
     }
+    return tile->doubts == NULL ? PD_OK : list_doubts(self, tile, member);
+}
+
+// Streaming stores are weakly ordered: the mutex that ends the loop does not order them.
+static void
+end_strip(pd_consumer *base, unsigned member)
+{
+    (void)member;
+    pd_store *self = (pd_store *)base;
     if (self->streams) {
         self->ops->fence();
     }
-    return tile->doubts == NULL ? PD_OK : list_doubts(self, tile, member);
 }
 
 pd_status
@@ -202,6 +210,7 @@ pd_store_create(void *out,
         goto fail_open;
     }
     self->base.take = take_tile;
+    self->base.end_strip = end_strip;
     self->out = out;
     self->real = real;
     self->cols = cols;

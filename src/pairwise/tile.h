@@ -72,6 +72,10 @@ struct pd_consumer {
     // Takes the values of `tile`, which is only lent.  Runs on many threads at once,
     // each with a `member` of its own.
     pd_status (*take)(pd_consumer *self, const pd_tile *tile, unsigned member);
+
+    // Called by the thread that took a strip's tiles when the strip ends, also after an
+    // error.  NULL if there is nothing to do then.
+    void (*end_strip)(pd_consumer *self, unsigned member);
 };
 
 #endif

@@ -31,7 +31,10 @@ N(finish_row)(const FROM *src, TO *dst, size_t n, const pd_rounding *given)
     // A copy, and branches on constants: the loops below vectorise.
     const pd_rounding rounding = *given;
     const TO scale = (TO)rounding.scale;
-    if (!rounding.rounds) {
+    if (!rounding.rounds && sizeof(FROM) == sizeof(TO)) {
+        memcpy(dst, src, n * sizeof(TO));
+    }
+    else if (!rounding.rounds) {
         for (size_t i = 0; i < n; i++) {
             dst[i] = (TO)src[i];
         }
@@ -63,6 +66,11 @@ N(row)(const void *from, void *to, size_t n, const pd_rounding *rounding, bool s
     head = head < n ? head : n;
     N(finish_row)(src, dst, head, rounding);
     size_t i = head;
+    if (!rounding->rounds && sizeof(FROM) == sizeof(TO)) {
+        for (; n - i >= LINE_ITEMS; i += LINE_ITEMS) {
+            stream_line(dst + i, src + i);
+        }
+    }
     while (n - i >= LINE_ITEMS) {
         _Alignas(64) TO buffer[BUFFER_ITEMS];
         size_t count = n - i < BUFFER_ITEMS ? n - i : BUFFER_ITEMS;

@@ -87,13 +87,14 @@ f32_max_magnitude(f32v a, f32v b)
         _mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
 
+// Writes one cache line to an address on a line's boundary.
 static inline void
 stream_line(void *dst, const void *src)
 {
     const __m256i *from = src;
     __m256i *to = dst;
-    _mm256_stream_si256(to, _mm256_load_si256(from));
-    _mm256_stream_si256(to + 1, _mm256_load_si256(from + 1));
+    _mm256_stream_si256(to, _mm256_loadu_si256(from));
+    _mm256_stream_si256(to + 1, _mm256_loadu_si256(from + 1));
 }
 
 static inline void

@@ -86,10 +86,11 @@ f32_max_magnitude(f32v a, f32v b)
         _mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
 }
 
+// Writes one cache line to an address on a line's boundary.
 static inline void
 stream_line(void *dst, const void *src)
 {
-    _mm512_stream_si512(dst, _mm512_load_si512(src));
+    _mm512_stream_si512(dst, _mm512_loadu_si512(src));
 }
 
 static inline void

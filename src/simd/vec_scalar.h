@@ -94,7 +94,7 @@ f32_max_magnitude(f32v a, f32v b)
     return x > y ? a : b;
 }
 
-// Writes one cache line, from and to addresses on a line's boundary.
+// Writes one cache line to an address on a line's boundary.
 static inline void
 stream_line(void *dst, const void *src)
 {

@@ -1,0 +1,84 @@
+# make demo | test | lint | sanitize | bench: each sets up what it needs first.
+#
+# The virtual environment is .venv; PYTHON chooses the interpreter it is made with.
+
+PYTHON ?= python3
+VENV ?= .venv
+CC ?= cc
+BIN = $(VENV)/bin
+PIP = $(BIN)/pip --quiet --disable-pip-version-check
+
+CORE_SOURCES = $(wildcard src/base/*.c src/thread/*.c src/simd/*.c src/pairwise/*.c src/expr/*.c)
+CORE_HEADERS = $(wildcard src/*/*.h)
+CORE_TESTS = $(patsubst tests/core/%.c,%,$(wildcard tests/core/test_*.c))
+SOURCES = $(CORE_SOURCES) $(CORE_HEADERS) $(wildcard src/py/*.c) setup.py pyproject.toml
+
+# The same floating-point rules as setup.py's: every build computes the same bits.
+WARNINGS = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Werror
+CORE_FLAGS = -std=gnu11 $(WARNINGS) -ffp-contract=off -fno-math-errno -fno-trapping-math \
+             -DPD_TEST -Isrc -Itests/core -pthread
+
+.PHONY: demo test lint sanitize bench core-test format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m pydistrib
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+	for level in $$($(BIN)/python -c "from pydistrib import _core; \
+	        print(*_core.simd_info()['available'][1:])"); do \
+	    echo "kernels at PYDISTRIB_SIMD=$$level"; \
+	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels || exit 1; \
+	done
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mypy.stubtest pydistrib._core
+	$(BIN)/clang-format --dry-run --Werror $(wildcard src/*/*.[ch] tests/core/*.[ch])
+	set -e; for cc in gcc clang; do \
+	    command -v $$cc > /dev/null || continue; \
+	    for file in $(CORE_SOURCES); do $$cc $(CORE_FLAGS) -O1 -fsyntax-only $$file; done; \
+	done
+
+# The core's tests, without an interpreter, under the sanitizers.  ThreadSanitizer cannot
+# start threads after a fork, so there the tests that fork stay out.
+sanitize:
+	$(MAKE) core-test BUILD=build/asan SANITIZE=address,undefined
+	$(MAKE) core-test BUILD=build/tsan SANITIZE=thread EXTRA=-DPD_TEST_NO_FORK
+
+BUILD ?= build/core
+SANITIZE ?=
+EXTRA ?=
+SANITIZE_FLAGS = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
+CORE_OBJECTS = $(patsubst src/%.c,$(BUILD)/%.o,$(CORE_SOURCES))
+
+core-test: $(patsubst %,$(BUILD)/%,$(CORE_TESTS))
+	set -e; for test in $^; do echo $$test; timeout 300 $$test; done
+
+$(BUILD)/%.o: src/%.c $(CORE_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O2 -g -c $< -o $@
+
+$(BUILD)/test_%: tests/core/test_%.c tests/core/check.h $(CORE_OBJECTS)
+	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O1 -g $< $(CORE_OBJECTS) -lm -o $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/run.py
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(wildcard src/*/*.[ch] tests/core/*.[ch])
+
+# One stamp an extra: what was installed, and from which sources.
+$(VENV)/.%: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip 'setuptools>=77' wheel 'numpy>=2.0'
+	$(PIP) install --no-build-isolation --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	find . -name '*.so' -delete
