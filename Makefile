@@ -23,13 +23,14 @@ CORE_FLAGS = -std=gnu11 $(WARNINGS) -ffp-contract=off -fno-math-errno -fno-trapp
 demo: $(VENV)/.demo
 	$(BIN)/python -m pydistrib
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
-	for level in $$($(BIN)/python -c "from pydistrib import _core; \
-	        print(*_core.simd_info()['available'][1:])"); do \
-	    echo "kernels at PYDISTRIB_SIMD=$$level"; \
-	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels || exit 1; \
+test: $(VENV)/.test core-test
+	set -e; levels=$$($(BIN)/python -c "from pydistrib import _core; \
+	        print(*_core.simd_info()['available'][1:])"); \
+	for level in $$levels; do \
+	    echo "the kernels' tests at PYDISTRIB_SIMD=$$level"; \
+	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels; \
 	done
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -218,7 +218,7 @@ check_points(PyObject *array, const char *name)
 }
 
 PyDoc_STRVAR(callable_producer_doc,
-             "callable_producer(function, x, y)\n--\n\n"
+             "callable_producer($module, function, x, y, /)\n--\n\n"
              "A producer that calls function(x[i], y[j]) in row-major order.");
 
 static PyObject *
@@ -262,7 +262,7 @@ new_callable_producer(PyObject *module, PyObject *args)
 }
 
 PyDoc_STRVAR(call_pairs_doc,
-             "call_pairs(function, x, y, i, j)\n--\n\n"
+             "call_pairs($module, function, x, y, i, j, /)\n--\n\n"
              "function(x[i[k]], y[j[k]]) for every k, as a float64 array.");
 
 static PyObject *

@@ -97,7 +97,7 @@ rounding_from_decimals(PyObject *decimals, pd_rounding *rounding)
 }
 
 PyDoc_STRVAR(store_doc,
-             "store(producer, out, decimals, workers)\n--\n\n"
+             "store($module, producer, out, decimals, workers, /)\n--\n\n"
              "Write the producer's matrix to `out`, cast to its dtype and rounded.\n\n"
              "Returns None, or (pairs, rectangles) of what is in doubt.");
 
