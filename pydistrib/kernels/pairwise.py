@@ -256,7 +256,8 @@ def kernel(
     An exception of `distance_function` arrives unchanged, with its traceback.  A function
     that cannot be traced is called exactly once for each pair, in the order of the loop
     (for m up to 1,048,576).  A function that is traced is called on a sample of pairs, to
-    verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown then.
+    verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown
+    then.
 
     Without rounding (``decimals=None`` and float64) a traced function's value may differ
     from the loop's by the few units in the last place by which NumPy's own functions differ
