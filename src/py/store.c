@@ -116,7 +116,18 @@ doubts_as_python(const pd_doubts *doubts)
     return Py_BuildValue("(NN)", pairs, rectangles);
 }
 
-// `decimals` as the core wants it: 10^|decimals| as NumPy computes it.
+// 10^|n| by multiplying, as NumPy does: above 10^22 pow() gives other bits.
+static double
+power_of_ten(long n)
+{
+    double power = 1;
+    for (; n != 0 && isfinite(power); n += n < 0 ? 1 : -1) {
+        power *= 10;
+    }
+    return power;
+}
+
+// `decimals` as the core wants it.
 static int
 rounding_from_decimals(PyObject *decimals, pd_rounding *rounding)
 {
@@ -130,7 +141,7 @@ rounding_from_decimals(PyObject *decimals, pd_rounding *rounding)
     }
     rounding->rounds = true;
     rounding->multiplies = places >= 0;
-    rounding->scale = pow(10.0, fabs((double)places));
+    rounding->scale = power_of_ten(places);
     return 0;
 }
 
