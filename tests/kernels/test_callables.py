@@ -58,30 +58,7 @@ class TestCalls:
         rng = np.random.default_rng(1)
         assert_same_bits(called(lambda a, b: rng.random()), expected)
 
-    @pytest.mark.parametrize(
-        "dtype",
-        [
-            "?",
-            "b",
-            "B",
-            "h",
-            "H",
-            "i",
-            "I",
-            "l",
-            "L",
-            "q",
-            "Q",
-            "e",
-            "f",
-            "d",
-            "g",
-            ">i2",
-            ">f4",
-            ">f8",
-            "<f8",
-        ],
-    )
+    @pytest.mark.parametrize("dtype", [*"?bBhHiIlLqQefdg", ">i2", ">f4", ">f8", "<f8"])
     def test_points_are_what_indexing_gives(self, dtype):
         alpha = np.array([0, 1, 1, 0]).astype(dtype)
         for points in (alpha, alpha[::-1], alpha[::2], np.broadcast_to(alpha[:1], 3)):

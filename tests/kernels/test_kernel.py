@@ -74,6 +74,14 @@ def point_pairs(draw, ndim, max_points=6):
     return arrays
 
 
+def outcome(function, *args, **kwargs):
+    """What a call returns or raises."""
+    try:
+        return function(*args, **kwargs)
+    except Exception as error:
+        return error
+
+
 class TestTheLoop:
     @given(points=point_pairs(ndim=1), data=st.data())
     @pytest.mark.parametrize("trace", ["auto", "never"])
@@ -81,15 +89,12 @@ class TestTheLoop:
         function = data.draw(st.sampled_from(FUNCTIONS))
         alpha, beta = points
         with np.errstate(all="ignore"):
-            try:
-                expected = post_kernel(function, alpha, beta)
-            except TypeError as error:  # a bool minus a bool
-                with pytest.raises(TypeError) as caught:
-                    pydistrib.kernel(function, alpha, beta, trace=trace)
-                assert str(caught.value) == str(error)
-                return
-            result = pydistrib.kernel(function, alpha, beta, trace=trace)
-        assert_same_bits(result, expected)
+            expected = outcome(post_kernel, function, alpha, beta)
+            result = outcome(pydistrib.kernel, function, alpha, beta, trace=trace)
+        if isinstance(expected, Exception):  # a bool minus a bool, the largest of nothing
+            assert repr(result) == repr(expected)
+        else:
+            assert_same_bits(result, expected)
 
     @given(points=point_pairs(ndim=2), data=st.data())
     @pytest.mark.parametrize("trace", ["auto", "never"])
@@ -97,15 +102,12 @@ class TestTheLoop:
         function = data.draw(st.sampled_from(FEATURE_FUNCTIONS))
         alpha, beta = points
         with np.errstate(all="ignore"):
-            try:
-                expected = post_kernel(function, alpha, beta)
-            except (TypeError, ValueError, np.linalg.LinAlgError) as error:
-                with pytest.raises(type(error)) as caught:
-                    pydistrib.kernel(function, alpha, beta, trace=trace)
-                assert str(caught.value) == str(error)
-                return
-            result = pydistrib.kernel(function, alpha, beta, trace=trace)
-        assert_same_bits(result, expected)
+            expected = outcome(post_kernel, function, alpha, beta)
+            result = outcome(pydistrib.kernel, function, alpha, beta, trace=trace)
+        if isinstance(expected, Exception):  # a bool minus a bool, the largest of nothing
+            assert repr(result) == repr(expected)
+        else:
+            assert_same_bits(result, expected)
 
     @given(points=st.one_of(point_pairs(ndim=1), point_pairs(ndim=2)), data=st.data())
     def test_metrics(self, points, data, post_kernel, assert_same_bits):
