@@ -26,12 +26,12 @@ pd_raise(pd_status status)
 static int
 core_exec(PyObject *module)
 {
-    if (PyArray_ImportNumPyAPI() < 0) {
+    if (PyArray_ImportNumPyAPI() < 0 || pd_import_ufuncs() < 0) {
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_metric_methods, pd_result_methods,
-        pd_settings_methods, pd_store_methods,
+        pd_callable_methods, pd_expr_methods,     pd_metric_methods,
+        pd_result_methods,   pd_settings_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {

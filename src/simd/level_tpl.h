@@ -19,7 +19,6 @@
 #define REAL_IS_F64 1
 #include "simd/exp_tpl.h"
 #include "simd/metrics_tpl.h"
-#include "simd/blocks_tpl.h"
 #undef REAL
 #undef VEC
 #undef LANES
@@ -33,7 +32,6 @@
 #define REAL_IS_F64 0
 #include "simd/exp_tpl.h"
 #include "simd/metrics_tpl.h"
-#include "simd/blocks_tpl.h"
 #undef REAL
 #undef VEC
 #undef LANES
@@ -65,6 +63,8 @@
 #undef TO
 #undef N
 
+#include "simd/blocks_tpl.h"
+
 static void
 fence(void)
 {
@@ -82,5 +82,6 @@ const pd_simd PD_PASTE(pd_simd_, LEVEL) = {
     .name = PD_TEXT(LEVEL),
     .metrics = {&f32_metric_ops, &f64_metric_ops},
     .store = &store_ops,
-    .blocks = {&f32_block_ops,  &f64_block_ops },
+    .blocks = block_loops,
+    .folds = block_folds,
 };
