@@ -22,6 +22,9 @@
 #define CHUNK 1024
 #define FEW_FEATURES 16
 
+// Points of a million features: a tile must not take longer, since Ctrl-C waits for it.
+#define TILE_NS 10e6
+
 struct pd_metric {
     const char *name;
     pd_cell cell;
@@ -241,6 +244,11 @@ choose_tile(metric_producer *self)
     wanted = wanted < 4096 / size ? wanted : 4096 / size;
     size_t cols = round_up(self->y.rows > 0 ? self->y.rows : 1, nr);
     self->base.tile_cols = smaller(round_up(wanted > nr ? wanted : nr, nr), cols);
+    double tile_ns = self->base.pair_ns * (double)self->base.tile_rows *
+                     (double)self->base.tile_cols;
+    for (; tile_ns > TILE_NS && self->base.tile_rows > PD_CELL_ROWS; tile_ns /= 2) {
+        self->base.tile_rows /= 2;
+    }
 }
 
 static void
