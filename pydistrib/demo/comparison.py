@@ -45,8 +45,9 @@ class Comparison:
     """
     One answer, computed by an original and by pydistrib.
 
-    `same` says whether two answers agree.  `peer` is a third way, where an expert would
-    not write the original; its answer must agree as well.
+    `same` says whether two answers agree, and `note`, once they are there, what else is
+    to be said.  `peer` is a third way, where an expert would not write the original; its
+    answer must agree as well.
     """
 
     size: str
@@ -55,7 +56,7 @@ class Comparison:
     ours: Callable[[], Any]
     same: Callable[[Any, Any], bool]
     repeats: int = 3
-    note: str = ""
+    note: Callable[[], str] = str
     peer_name: str = ""
     peer: Callable[[], Any] | None = None
     score: Callable[[Any], Score] | None = None
@@ -142,5 +143,5 @@ def _measure(title: str, c: Comparison, say: Callable[[str], None]) -> Row:
         peer=c.peer_name,
         peer_seconds=min(peer_times) if peer_times else None,
         score=c.score(answer) if c.score else None,
-        note=c.note,
+        note=c.note(),
     )

@@ -44,7 +44,7 @@ def draw_density(axes: Axes) -> None:
     """Draw the density of the delays over their histogram."""
     delays, _ = data.flights()
     start, end = USUAL_MINUTES
-    minutes = np.linspace(start, end, 2 * (end - start) + 1)
+    minutes = np.arange(float(start), end + 1)
     bandwidth = bandwidth_of(delays)
     per_minute = density(delays, minutes, bandwidth)
     edges = np.arange(start - 0.5, end + 2, 2)

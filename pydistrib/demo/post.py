@@ -144,12 +144,12 @@ def _compare_downloads(
     fetch = setting.server.download
     return Comparison(
         size=f"{DOWNLOADS} x {seconds:g} s",
-        original_name="loop over time.sleep",
+        original_name="loop of sleeps",
         original=lambda: download_in_a_loop(partial(fake_download, seconds)),
         ours=lambda: way(pydistrib, fetch),
         same=lambda a, b: a == b,
         repeats=1,
-        peer_name=name,
+        peer_name=f"{name}, same code",
         peer=lambda: way(library, fetch),
     )
 
@@ -158,7 +158,7 @@ def _compare_counters(setting: Setting) -> Comparison:
     steps = 20_000 if setting.quick else 200_000
     return Comparison(
         size=f"5 x {steps:,}",
-        original_name="threading, same code",
+        original_name="threading",
         original=lambda: count_under_a_lock(threading, steps),
         ours=lambda: count_under_a_lock(pydistrib, steps),
         same=lambda a, b: bool(a == b == 5 * steps),
@@ -183,7 +183,7 @@ def _compare_kernels(
         original=lambda: brute_force_kernel(distance, alpha, beta),
         ours=lambda: pydistrib.kernel(ours, alpha, beta),
         same=same_bits,
-        note=_went(ours, alpha, beta),
+        note=lambda: _went(ours, alpha, beta),
     )
 
 
@@ -215,7 +215,7 @@ def _compare_callbacks(setting: Setting) -> Comparison:
 
     return Comparison(
         size=f"{len(alpha)} x {len(beta)}",
-        original_name="ThreadPool, same code",
+        original_name="standard pool",
         original=lambda: on(multiprocessing.pool),
         ours=lambda: on(pydistrib),
         same=same_bits,
@@ -227,9 +227,7 @@ def _compare_callbacks(setting: Setting) -> Comparison:
 EXAMPLES: Final = (
     Example(
         "downloads on a Thread each",
-        partial(
-            _compare_downloads, download_on_threads, threading, "threading, same code"
-        ),
+        partial(_compare_downloads, download_on_threads, threading, "threading"),
         needs=("Thread",),
     ),
     Example(
@@ -238,17 +236,13 @@ EXAMPLES: Final = (
             _compare_downloads,
             download_by_map,
             multiprocessing.pool,
-            "multiprocessing.pool, same code",
+            "standard ThreadPool",
         ),
         needs=("ThreadPool",),
     ),
-    Example(
-        "counter under a Lock, 5 Threads", _compare_counters, needs=("Thread", "Lock")
-    ),
+    Example("counter under a Lock", _compare_counters, needs=("Thread", "Lock")),
     Example("kernel of a Python function", _compare_functions),
     Example("kernel of a built-in metric", _compare_metrics),
     Example("kernel of a function of rows", _compare_points),
-    Example(
-        "kernel by apply_async, callback", _compare_callbacks, needs=("ThreadPool",)
-    ),
+    Example("kernel by apply_async", _compare_callbacks, needs=("ThreadPool",)),
 )

@@ -30,7 +30,7 @@ from pydistrib.demo.uses import USES
 
 SAME, DIFFERENT, INTERRUPTED = 0, 1, 130
 
-DOWNLOAD_SECONDS: Final = {False: 1.0, True: 0.2}
+DOWNLOAD_SECONDS: Final = {False: 1.0, True: 0.1}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -204,7 +204,7 @@ def _compare_processes(setting: Setting) -> Comparison:
         same=lambda a, b: (
             a[:2] == b[:2] and np.allclose(a.predicted, b.predicted, rtol=1e-6)
         ),
-        note=f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set",
+        note=lambda: f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set",
         score=lambda answer: Score(
             "R^2",
             explained_variance(held_out.labels, answer.predicted),
@@ -237,12 +237,11 @@ def _compare_densities(setting: Setting) -> Comparison:
         ours=partial(delay_density, delays),
         same=lambda a, b: np.allclose(a, b, rtol=1e-9, atol=0),
         repeats=1 if setting.quick else 3,
-        note=f"{rows:,} rows, of which {rows - len(delays):,} never left",
+        note=lambda: f"{rows:,} rows, {rows - len(delays):,} of them without a delay",
         score=lambda answer: Score(
             "log-likelihood",
             left_out_likelihood(delays, answer, usual),
-            f"a flight of {earliest} to {latest} min, itself left out "
-            f"(a normal curve: {normal:.3f})",
+            f"a flight, itself left out (a normal curve: {normal:.3f})",
         ),
     )
 
@@ -250,5 +249,5 @@ def _compare_densities(setting: Setting) -> Comparison:
 USES: Final = (
     Example("nearest neighbours of digits", _compare_neighbours),
     Example("Gaussian process on diabetes", _compare_processes),
-    Example("kernel density of flight delays", _compare_densities),
+    Example("density of flight delays", _compare_densities),
 )
