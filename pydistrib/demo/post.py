@@ -172,6 +172,7 @@ def _numbers(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
 
 def _compare_kernels(
     distance: Distance,
+    broadcast: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
     ours: Any,
     alpha: NDArray[Any],
     beta: NDArray[Any],
@@ -184,6 +185,8 @@ def _compare_kernels(
         ours=lambda: pydistrib.kernel(ours, alpha, beta),
         same=same_bits,
         note=lambda: _went(ours, alpha, beta),
+        peer_name="NumPy broadcasting",
+        peer=lambda: broadcast(alpha[:, np.newaxis], beta).astype(np.float32).round(3),
     )
 
 
@@ -193,18 +196,26 @@ def _went(function: Any, alpha: NDArray[Any], beta: NDArray[Any]) -> str:
 
 
 def _compare_functions(setting: Setting) -> Comparison:
-    return _compare_kernels(absolute_distance, absolute_distance, *_numbers(1000))
+    return _compare_kernels(
+        absolute_distance, absolute_distance, absolute_distance, *_numbers(1000)
+    )
 
 
 def _compare_metrics(setting: Setting) -> Comparison:
     metric = pydistrib.absolute_distance
-    return _compare_kernels(absolute_distance, metric, *_numbers(1000))
+    return _compare_kernels(
+        absolute_distance, absolute_distance, metric, *_numbers(1000)
+    )
 
 
 def _compare_points(setting: Setting) -> Comparison:
     count = 200 if setting.quick else 400
     points = np.random.default_rng(0).standard_normal((2, count, 4))
-    return _compare_kernels(gaussian, gaussian, *points)
+
+    def broadcast(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.exp(-0.5 * ((a - b) ** 2).sum(axis=-1)))
+
+    return _compare_kernels(gaussian, broadcast, gaussian, *points)
 
 
 def _compare_callbacks(setting: Setting) -> Comparison:

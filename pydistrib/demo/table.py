@@ -100,6 +100,9 @@ def _remark(row: Row) -> str:
         for text in (
             f"{score.name} {score.value:.3f} {score.on}" if score else "",
             row.note,
+            f"first call: {_seconds(row.pydistrib_first_call_seconds)} s"
+            if row.calls and row.calls > 1
+            else "",
             f"{row.peer}: {_seconds(row.peer_seconds)} s" if row.peer else "",
         )
         if text

@@ -204,7 +204,9 @@ def _compare_processes(setting: Setting) -> Comparison:
         same=lambda a, b: (
             a[:2] == b[:2] and np.allclose(a.predicted, b.predicted, rtol=1e-6)
         ),
-        note=lambda: f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set",
+        note=lambda: (
+            f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set"
+        ),
         score=lambda answer: Score(
             "R^2",
             explained_variance(held_out.labels, answer.predicted),
