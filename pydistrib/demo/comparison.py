@@ -46,8 +46,8 @@ class Comparison:
     One answer, computed by an original and by pydistrib.
 
     `same` says whether two answers agree, and `note`, once they are there, what else is
-    to be said.  `peer` is a third way, where an expert would not write the original; its
-    answer must agree as well.
+    to be said.  `peer` is a third way, where an expert would not write the original;
+    its answer must agree as well.
     """
 
     size: str

@@ -132,9 +132,9 @@ def _print_text(facts: dict[str, object], sections: dict[str, list[Row]]) -> Non
         f"NumPy {facts['numpy']}, {facts['machine']}, {facts['threads']} threads"
     )
     print(
-        "Seconds are those of the fastest of three calls, or of one where calls are long, "
-        "on both\nsides, with all that a call does; the first call of pydistrib stands "
-        "below."
+        "Seconds are those of the fastest of three calls, or of one where calls are "
+        "long, on both\nsides, with all that a call does; the first call of pydistrib "
+        "stands below."
     )
     if facts["quick"]:
         print("--quick: short downloads and small inputs; the sizes say which.")
