@@ -203,9 +203,7 @@ def _compare_functions(setting: Setting) -> Comparison:
 
 def _compare_metrics(setting: Setting) -> Comparison:
     metric = pydistrib.absolute_distance
-    return _compare_kernels(
-        absolute_distance, absolute_distance, metric, *_numbers(1000)
-    )
+    return _compare_kernels(absolute_distance, absolute_distance, metric, *_numbers(1000))
 
 
 def _compare_points(setting: Setting) -> Comparison:

@@ -39,9 +39,7 @@ class SlowServer:
 
         self.seconds = seconds
         self._server = ThreadingHTTPServer((_HOST, 0), Handler)
-        self._thread = Thread(
-            target=self._server.serve_forever, args=(0.05,), daemon=True
-        )
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     def download(self, num: int) -> bytes:
         """Get a file over HTTP."""

@@ -50,9 +50,7 @@ def as_json(facts: Mapping[str, Any], sections: Mapping[str, Sequence[Row]]) -> 
 
 def as_text(sections: Mapping[str, Sequence[Row]]) -> str:
     """Lay the rows out, one section under the other, and their remarks at the end."""
-    tables = [
-        [(title, *_HEADER), *map(_cells, rows)] for title, rows in sections.items()
-    ]
+    tables = [[(title, *_HEADER), *map(_cells, rows)] for title, rows in sections.items()]
     lines = [line for table in tables for line in table]
     columns = zip(*(line for line in lines if len(line) > 2), strict=True)
     widths = [max(map(len, column)) for column in columns]

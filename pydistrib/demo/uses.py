@@ -138,9 +138,7 @@ def delay_density(delays: Floats) -> Delays:
     return Delays(minutes, density(delays, minutes, bandwidth_of(delays)))
 
 
-def left_out_likelihood(
-    delays: Floats, found: Delays, some: NDArray[np.bool_]
-) -> float:
+def left_out_likelihood(delays: Floats, found: Delays, some: NDArray[np.bool_]) -> float:
     """Give the mean log of the density at `some` delays, each itself left out."""
     count = len(delays)
     own = 1 / (count * bandwidth_of(delays) * np.sqrt(2 * np.pi))
@@ -204,9 +202,7 @@ def _compare_processes(setting: Setting) -> Comparison:
         same=lambda a, b: (
             a[:2] == b[:2] and np.allclose(a.predicted, b.predicted, rtol=1e-6)
         ),
-        note=lambda: (
-            f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set"
-        ),
+        note=lambda: f"best of {len(LENGTH_SCALES) * len(NOISES)} fits on a validation set",
         score=lambda answer: Score(
             "R^2",
             explained_variance(held_out.labels, answer.predicted),

@@ -19,7 +19,6 @@ from typing import Any, Final
 import numpy as np
 
 from pydistrib.kernels.tracing import bounds
-from pydistrib.kernels.tracing.graph import Graph
 from pydistrib.kernels.tracing.kinds import (
     BOOL_KINDS,
     FLOAT_KINDS,
@@ -36,6 +35,7 @@ from pydistrib.kernels.tracing.symbols import (
     SUBTRACT,
     Operation,
     Symbol,
+    Trace,
     combine_truths,
     convert,
     elementwise,
@@ -72,7 +72,7 @@ def stand_in(function: Callable[..., Any], handler: Handler) -> Handler:
     return stand
 
 
-def _trace_of(*args: Any) -> Any:
+def _trace_of(*args: Any) -> Trace:
     for arg in args:
         if isinstance(arg, Symbol):
             return arg.trace
@@ -295,9 +295,7 @@ def _divide_by_count(added: Symbol, count: int, result: Kind) -> Symbol:
     return Symbol(added.trace, node, result, 0, bound)
 
 
-def _variance(
-    a: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str
-) -> Symbol:
+def _variance(a: Any, args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Symbol:
     ddof = kwargs.pop("ddof", 0)
     vector = _vector(a, name, kwargs, args)
     if isinstance(ddof, Symbol) or vector.kind.name not in ("float32", "float64"):
@@ -358,15 +356,13 @@ def dot(a: Any, b: Any) -> Symbol:
         refuse("the product of these vectors is not known to the tracer")
     if result.name not in FLOAT_KINDS:
         return total(elementwise(trace, MULTIPLY, x, y))
-    g: Graph = trace.graph
+    g = trace.graph
     x, y = convert(x, result.name), convert(y, result.name)
     if x.length != y.length:
         refuse(f"it multiplies vectors of {x.length} and {y.length} features")
     product = g.op("MUL", x.node, y.node)
     given = (x.bound, y.bound)
-    terms = bounds.operation(
-        g, "MUL", product, (x.node, y.node), given, unit(result.name)
-    )
+    terms = bounds.operation(g, "MUL", product, (x.node, y.node), given, unit(result.name))
     node = g.fold("ADD", product)
     if result.name == "float32":
         node = g.op("TO_F32", node)
@@ -389,9 +385,7 @@ def _norm(a: Any, ord: Any = None) -> Symbol:
     if isinstance(ord, (Symbol, str)):
         refuse("this order of the norm is not known to the tracer")
     if ord is None or ord == 2:
-        return elementwise(
-            vector.trace, Operation(np.sqrt, "SQRT"), dot(vector, vector)
-        )
+        return elementwise(vector.trace, Operation(np.sqrt, "SQRT"), dot(vector, vector))
     sizes = abs(vector)
     if ord == math.inf or ord == -math.inf:
         return fold(sizes, "MAX" if ord > 0 else "MIN", Kind(sizes.kind.name))
@@ -418,9 +412,7 @@ def as_python_float(a: Any) -> Any:
     return Symbol(a.trace, a.node, Kind("float"), 0, a.bound)
 
 
-def _math(
-    function: Callable[..., Any], op: str, ufunc: np.ufunc, units: float
-) -> Handler:
+def _math(function: Callable[..., Any], op: str, ufunc: np.ufunc, units: float) -> Handler:
     @functools.wraps(function, updated=())
     def kind(*values: Any) -> float:
         return 1.0  # whatever the values; the function may not be defined on samples
@@ -458,17 +450,13 @@ def _math_log(a: Any, *base: Any) -> Symbol:
     if not base:
         result: Symbol = _math_log_e(a)
         return result
-    logs = [
-        _math_log_e(v) if isinstance(v, Symbol) else math.log(v) for v in (a, *base)
-    ]
+    logs = [_math_log_e(v) if isinstance(v, Symbol) else math.log(v) for v in (a, *base)]
     return elementwise(_trace_of(*logs), DIVIDE, *logs)
 
 
 def _math_pow(a: Any, b: Any) -> Symbol:
     operation = Operation(math.pow, "", np.power, bounds.FUNCTION_UNITS, raises=True)
-    return elementwise(
-        _trace_of(a, b), operation, as_python_float(a), as_python_float(b)
-    )
+    return elementwise(_trace_of(a, b), operation, as_python_float(a), as_python_float(b))
 
 
 def _math_functions() -> dict[str, Handler]:

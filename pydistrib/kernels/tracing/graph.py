@@ -142,9 +142,7 @@ class Graph:
 
     def vector(self, values: Sequence[float]) -> int:
         """Give the node of a constant vector."""
-        bits = struct.unpack(
-            f"<{len(values)}q", struct.pack(f"<{len(values)}d", *values)
-        )
+        bits = struct.unpack(f"<{len(values)}q", struct.pack(f"<{len(values)}d", *values))
         key = ("vector", (), bits)
         known = self._known.get(key)
         return self._add(key, CONSTANT, len(values), 0) if known is None else known

@@ -135,9 +135,7 @@ def _gather(nodes: list[Node], stage: _Stage) -> None:
 class _Assembler:
     """Hands out slots and writes words, stage by stage."""
 
-    def __init__(
-        self, nodes: list[Node], stages: list[_Stage], outputs: list[int]
-    ) -> None:
+    def __init__(self, nodes: list[Node], stages: list[_Stage], outputs: list[int]) -> None:
         self.nodes = nodes
         self.stages = stages
         self.outputs = outputs

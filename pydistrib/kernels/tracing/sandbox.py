@@ -37,9 +37,7 @@ from pydistrib.kernels.tracing.refusal import refuse
 # More are not one distance function but a program.
 MAX_FUNCTIONS: Final = 100
 
-_NOT_PLAIN: Final = (
-    inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
-)
+_NOT_PLAIN: Final = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 _STORES: Final = frozenset(
     dis.opmap[name]
@@ -119,14 +117,15 @@ def _poisoned(self: Poison, *args: Any, **kwargs: Any) -> NoReturn:
 
 
 # Every way that there is to use an object.
-for _name in (
-    "abs add and bool bytes call complex contains delattr delitem divmod enter eq exit "
-    "float floordiv format ge getattribute getitem gt hash iadd iand ifloordiv ilshift "
-    "imatmul imod imul index int invert ior ipow irshift isub iter itruediv ixor le len "
-    "length_hint lshift lt matmul mod mul ne neg next or pos pow radd rand rdivmod "
-    "reduce_ex repr reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift "
-    "rshift rsub rtruediv rxor setattr setitem str sub truediv trunc xor array"
-).split():
+_USES: Final = """
+abs add and array bool bytes call complex contains delattr delitem divmod enter eq exit float
+floordiv format ge getattribute getitem gt hash iadd iand ifloordiv ilshift imatmul imod imul
+index int invert ior ipow irshift isub iter itruediv ixor le len length_hint lshift lt matmul
+mod mul ne neg next or pos pow radd rand rdivmod reduce_ex repr reversed rfloordiv rlshift
+rmatmul rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setattr setitem str sub
+truediv trunc xor
+"""
+for _name in _USES.split():
     setattr(Poison, f"__{_name}__", _poisoned)
 
 

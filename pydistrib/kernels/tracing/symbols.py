@@ -72,9 +72,7 @@ class Trace:
             return known
         depth = len(self.decisions)
         if depth == MAX_DECISIONS:
-            refuse(
-                f"it has more than {MAX_DECISIONS} branches on its arguments in a row"
-            )
+            refuse(f"it has more than {MAX_DECISIONS} branches on its arguments in a row")
         choice = self.choices[depth] if depth < len(self.choices) else True
         self.decisions.append((condition, bound, choice))
         self._decided[condition] = choice
@@ -172,10 +170,7 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
         given = tuple(v.bound for v in converted)
     interval = None
     if inside.name not in FLOAT_KINDS:
-        if operation.compares:
-            interval = (0, 1)
-        else:
-            interval = _integers(operation, result, values)
+        interval = (0, 1) if operation.compares else _integers(operation, result, values)
     return finish(trace, operation, result, length, args, given, inside.name, interval)
 
 
@@ -614,9 +609,7 @@ for _plain in (
     _augmented(f"__i{_plain}__", f"__{_plain}__")
 
 
-def elements(
-    value: Symbol, start: int, step: int, length: int
-) -> tuple[int, bounds.Bound]:
+def elements(value: Symbol, start: int, step: int, length: int) -> tuple[int, bounds.Bound]:
     """Give nodes for some elements of a vector and for their bounds."""
     g = value.trace.graph
 
@@ -639,9 +632,7 @@ def elements(
     return take(value.node), None if value.bound is None else take(value.bound)
 
 
-def logical(
-    trace: Trace, function: Callable[..., Any], op: str, *operands: Any
-) -> Symbol:
+def logical(trace: Trace, function: Callable[..., Any], op: str, *operands: Any) -> Symbol:
     """Combine truth values."""
     values = [trace.symbol(operand) for operand in operands]
     if any(value.kind.name not in BOOL_KINDS for value in values):
@@ -693,9 +684,7 @@ def to_python_int(value: Symbol, op: str) -> Symbol:
     trace = value.trace
     g = trace.graph
     node = g.op(op, value.node)
-    bound = bounds.operation(
-        g, op, node, (value.node,), (value.bound,), unit("float64")
-    )
+    bound = bounds.operation(g, op, node, (value.node,), (value.bound,), unit("float64"))
     exact = g.op("LE", g.op("ABS", node), g.const(float(MAX_ROUNDED)))
     trace.guard(g.op("NOT", exact))
     # Python's integers know no -0.0.
