@@ -109,7 +109,7 @@ def trace_pairs(
     with np.errstate(all="ignore"):
         _verify(program, function, x, y, bound)
     native = as_native(x, y)
-    if doubt is None and _is_absolute_difference(graph, value):
+    if doubt is None and value == _absolute_difference(graph, native[0].dtype):
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
@@ -117,11 +117,13 @@ def trace_pairs(
     return Traced(producer, program, describe(graph, value))
 
 
-def _is_absolute_difference(graph: Graph, node: int) -> bool:
-    """Tell whether a node is abs(a - b) of two numbers of one floating type."""
-    leaves = graph.feature("x", 0, 0, 0), graph.feature("y", 0, 0, 0)
-    single = graph.op("ABS", graph.op("TO_F32", graph.op("SUB", *leaves)))
-    return node in (graph.op("ABSDIFF", *leaves), single)
+def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
+    """Give the node of abs(a - b) for numbers of a floating type."""
+    a, b = graph.feature("x", 0, 0, 0), graph.feature("y", 0, 0, 0)
+    difference = graph.op("SUB", a, b)
+    if dtype == np.float32:
+        difference = graph.op("TO_F32", difference)
+    return graph.op("ABS", difference)
 
 
 def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:

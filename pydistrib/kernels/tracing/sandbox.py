@@ -8,7 +8,7 @@ with other globals and closure cells:
 
 - numbers, strings and tuples of them stand as they are, arrays as read-only copies;
 - the modules numpy, math and operator, and functions of theirs, are stand-ins that hold
-  what `functions` knows;
+  what `numpy_functions` and `python_functions` know;
 - other Python functions are copied in the same way, with what they reach;
 - everything else is a `Poison`, which refuses the trace when it is used in any way.
 
@@ -31,7 +31,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from pydistrib.kernels.tracing import functions
+from pydistrib.kernels.tracing import numpy_functions, python_functions
 from pydistrib.kernels.tracing.refusal import refuse
 
 # More are not one distance function but a program.
@@ -118,12 +118,12 @@ def _poisoned(self: Poison, *args: Any, **kwargs: Any) -> NoReturn:
 
 # Every way that there is to use an object.
 _USES: Final = """
-abs add and array bool bytes call complex contains delattr delitem divmod enter eq exit float
-floordiv format ge getattribute getitem gt hash iadd iand ifloordiv ilshift imatmul imod imul
-index int invert ior ipow irshift isub iter itruediv ixor le len length_hint lshift lt matmul
-mod mul ne neg next or pos pow radd rand rdivmod reduce_ex repr reversed rfloordiv rlshift
-rmatmul rmod rmul ror round rpow rrshift rshift rsub rtruediv rxor setattr setitem str sub
-truediv trunc xor
+abs add and array bool bytes call complex contains delattr delitem divmod enter eq exit
+float floordiv format ge getattribute getitem gt hash iadd iand ifloordiv ilshift
+imatmul imod imul index int invert ior ipow irshift isub iter itruediv ixor le len
+length_hint lshift lt matmul mod mul ne neg next or pos pow radd rand rdivmod reduce_ex
+repr reversed rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift rshift rsub
+rtruediv rxor setattr setitem str sub truediv trunc xor
 """
 for _name in _USES.split():
     setattr(Poison, f"__{_name}__", _poisoned)
@@ -145,13 +145,13 @@ class _Module:
 
 @cache
 def _modules() -> dict[types.ModuleType, Any]:
-    numpy_names = functions.numpy_names()
-    linalg = _Module("numpy.linalg", {"norm": functions.norm_handler()})
+    numpy_names = numpy_functions.numpy_names()
+    linalg = _Module("numpy.linalg", {"norm": numpy_functions.norm_handler()})
     return {
         np: _Module("numpy", {**numpy_names, "linalg": linalg}),
         np.linalg: linalg,
-        math: _Module("math", functions.math_names()),
-        operator: _Module("operator", functions.operator_names()),
+        math: _Module("math", python_functions.math_names()),
+        operator: _Module("operator", python_functions.operator_names()),
     }
 
 
@@ -160,16 +160,16 @@ def _known_functions() -> dict[int, Any]:
     """Stand-ins of functions and classes that are reached by name, by identity."""
     known: dict[int, Any] = {}
     for module, names in (
-        (np, functions.numpy_names()),
-        (math, functions.math_names()),
-        (operator, functions.operator_names()),
-        (builtins, functions.builtin_functions()),
+        (np, numpy_functions.numpy_names()),
+        (math, python_functions.math_names()),
+        (operator, python_functions.operator_names()),
+        (builtins, python_functions.builtin_functions()),
     ):
         for name, stand in names.items():
             real = getattr(module, name)
             if callable(real):
                 known[id(real)] = stand
-    known[id(np.linalg.norm)] = functions.norm_handler()
+    known[id(np.linalg.norm)] = numpy_functions.norm_handler()
     return known
 
 
@@ -179,7 +179,7 @@ def _builtins() -> dict[str, Any]:
         name: Poison(f"the built-in {name} is not known to the tracer")
         for name in vars(builtins)
     }
-    return table | functions.builtin_functions()
+    return table | python_functions.builtin_functions()
 
 
 class Sandbox:

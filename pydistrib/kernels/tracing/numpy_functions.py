@@ -1,5 +1,5 @@
 """
-What NumPy's, math's and the built-in functions do to symbols.
+What NumPy's functions do to symbols.
 
 Each table gives a stand-in for each function that is known: with no symbol among its
 arguments it is the function itself, else it makes a symbol or refuses.  A function that is
@@ -8,11 +8,8 @@ in no table cannot be reached from a traced function.
 
 from __future__ import annotations
 
-import builtins
 import functools
 import math
-import operator
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,58 +22,32 @@ from pydistrib.kernels.tracing.kinds import (
     MAX_EXACT,
     Kind,
     result_kind,
-    sample,
     unit,
 )
-from pydistrib.kernels.tracing.refusal import refuse
-from pydistrib.kernels.tracing.symbols import (
-    DIVIDE,
+from pydistrib.kernels.tracing.operations import (
     MULTIPLY,
     SUBTRACT,
     Operation,
-    Symbol,
-    Trace,
     combine_truths,
     convert,
     elementwise,
     finish,
     power,
     round_numpy,
-    to_python_int,
     truth,
 )
-
-Handler = Callable[..., Any]
+from pydistrib.kernels.tracing.refusal import refuse
+from pydistrib.kernels.tracing.stand_ins import (
+    Handler,
+    TypeStandIn,
+    as_python_float,
+    stand_in,
+    trace_of,
+)
+from pydistrib.kernels.tracing.symbols import Symbol
 
 # Whether this NumPy's sums start from +0.0, which turns -0.0 into 0.0.
 _SUMS_START_FROM_ZERO: Final = not np.signbit(np.add.reduce(np.array([-0.0])))
-
-
-def has_symbol(args: Any) -> bool:
-    """Tell whether a symbol is among some arguments or in their tuples and lists."""
-    return any(
-        isinstance(arg, Symbol) or (isinstance(arg, (tuple, list)) and has_symbol(arg))
-        for arg in args
-    )
-
-
-def stand_in(function: Callable[..., Any], handler: Handler) -> Handler:
-    """Make the function that a traced function sees in place of `function`."""
-
-    @functools.wraps(function, updated=())
-    def stand(*args: Any, **kwargs: Any) -> Any:
-        if has_symbol(args) or has_symbol(kwargs.values()):
-            return handler(*args, **kwargs)
-        return function(*args, **kwargs)
-
-    return stand
-
-
-def _trace_of(*args: Any) -> Trace:
-    for arg in args:
-        if isinstance(arg, Symbol):
-            return arg.trace
-    refuse("a list of symbols is not known to the tracer")
 
 
 def elementwise_handler(operation: Operation, inputs: int) -> Handler:
@@ -86,7 +57,7 @@ def elementwise_handler(operation: Operation, inputs: int) -> Handler:
     def handler(*args: Any, **kwargs: Any) -> Symbol:
         if kwargs or len(args) != inputs:
             refuse(f"options of {name} are not known to the tracer")
-        return elementwise(_trace_of(*args), operation, *args)
+        return elementwise(trace_of(*args), operation, *args)
 
     return handler
 
@@ -143,7 +114,7 @@ def _ufuncs() -> dict[np.ufunc, Handler]:
         table[ufunc] = elementwise_handler(Operation(ufunc, "", ufunc), ufunc.nin)
     table[np.greater] = lambda a, b: table[np.less](b, a)
     table[np.greater_equal] = lambda a, b: table[np.less_equal](b, a)
-    table[np.power] = lambda a, b: power(_trace_of(a, b), np.power, a, b)
+    table[np.power] = lambda a, b: power(trace_of(a, b), np.power, a, b)
     table[np.reciprocal] = _reciprocal
     table[np.isinf] = _isinf
     table[np.matmul] = matmul
@@ -154,16 +125,16 @@ def _ufuncs() -> dict[np.ufunc, Handler]:
     ):
         table[ufunc] = _logical(ufunc, op)
     table[np.logical_not] = _logical(np.logical_not, "NOT")
-    table[np.bitwise_and] = lambda a, b: _trace_of(a, b).symbol(a) & b
-    table[np.bitwise_or] = lambda a, b: _trace_of(a, b).symbol(a) | b
-    table[np.bitwise_xor] = lambda a, b: _trace_of(a, b).symbol(a) ^ b
+    table[np.bitwise_and] = lambda a, b: trace_of(a, b).symbol(a) & b
+    table[np.bitwise_or] = lambda a, b: trace_of(a, b).symbol(a) | b
+    table[np.bitwise_xor] = lambda a, b: trace_of(a, b).symbol(a) ^ b
     table[np.invert] = lambda a: ~a
     return table
 
 
 def _logical(ufunc: np.ufunc, op: str) -> Handler:
     def handler(*args: Any) -> Symbol:
-        trace = _trace_of(*args)
+        trace = trace_of(*args)
         return combine_truths(trace, ufunc, op, [trace.symbol(arg) for arg in args])
 
     return handler
@@ -191,7 +162,7 @@ def _isinf(a: Symbol) -> Symbol:
 def _where(condition: Any, *values: Any) -> Symbol:
     if len(values) != 2:
         refuse("numpy.where with one argument is not known to the tracer")
-    trace = _trace_of(condition, *values)
+    trace = trace_of(condition, *values)
     return elementwise(trace, Operation(np.where, "WHERE"), condition, *values)
 
 
@@ -200,7 +171,7 @@ def _clip(a: Any, *limits: Any, **kwargs: Any) -> Symbol:
     given = list(limits) + [kwargs.pop(name, None) for name in names[len(limits) :]]
     if kwargs or len(given) != 2:
         refuse("options of clip are not known to the tracer")
-    trace = _trace_of(a, *given)
+    trace = trace_of(a, *given)
     result = trace.symbol(a)
     for limit, op in zip(given, ("MAX", "MIN"), strict=True):
         if limit is not None:
@@ -345,7 +316,7 @@ def _any_all(op: str, name: str) -> Handler:
 
 def dot(a: Any, b: Any) -> Symbol:
     """Multiply two vectors; BLAS adds the products in an order of its own."""
-    trace = _trace_of(a, b)
+    trace = trace_of(a, b)
     x, y = trace.symbol(a), trace.symbol(b)
     if x.kind.ndim != 1 or y.kind.ndim != 1:
         if x.kind.ndim == -1 or y.kind.ndim == -1:
@@ -372,7 +343,7 @@ def dot(a: Any, b: Any) -> Symbol:
 
 def matmul(a: Any, b: Any) -> Symbol:
     """Multiply two vectors as the operator @ does, which takes no numbers."""
-    trace = _trace_of(a, b)
+    trace = trace_of(a, b)
     if trace.symbol(a).kind.ndim != 1 or trace.symbol(b).kind.ndim != 1:
         refuse("@ of what is no vector is not known to the tracer")
     return dot(a, b)
@@ -399,192 +370,8 @@ def _norm(a: Any, ord: Any = None) -> Symbol:
 
 
 # ------------------------------------------------------------------------------------
-# The math module: on Python's floats, raising where NumPy gives NaN or infinity
+# NumPy's number classes
 # ------------------------------------------------------------------------------------
-
-
-def as_python_float(a: Any) -> Any:
-    """Convert to Python's float, as the built-in class does."""
-    if not isinstance(a, Symbol):
-        return a
-    if a.kind.ndim == 1:
-        refuse("it makes one float of an array")
-    return Symbol(a.trace, a.node, Kind("float"), 0, a.bound)
-
-
-def _math(function: Callable[..., Any], op: str, ufunc: np.ufunc, units: float) -> Handler:
-    @functools.wraps(function, updated=())
-    def kind(*values: Any) -> float:
-        return 1.0  # whatever the values; the function may not be defined on samples
-
-    operation = Operation(kind, op, ufunc, units, raises=True)
-
-    def handler(*args: Any) -> Symbol:
-        if len(args) != ufunc.nin:
-            refuse(f"math.{function.__name__} of {len(args)} arguments is not known")
-        return elementwise(_trace_of(*args), operation, *map(as_python_float, args))
-
-    return handler
-
-
-def _math_int(op: str) -> Handler:
-    def handler(a: Any) -> Symbol:
-        return a if a.kind.name == "int" else to_python_int(as_python_float(a), op)
-
-    return handler
-
-
-def _math_truth(handler: Handler) -> Handler:
-    def python_truth(a: Any) -> Symbol:
-        result: Symbol = handler(as_python_float(a))
-        result.kind = Kind("bool")
-        return result
-
-    return python_truth
-
-
-_math_log_e = _math(math.log, "", np.log, bounds.FUNCTION_UNITS)
-
-
-def _math_log(a: Any, *base: Any) -> Symbol:
-    if not base:
-        result: Symbol = _math_log_e(a)
-        return result
-    logs = [_math_log_e(v) if isinstance(v, Symbol) else math.log(v) for v in (a, *base)]
-    return elementwise(_trace_of(*logs), DIVIDE, *logs)
-
-
-def _math_pow(a: Any, b: Any) -> Symbol:
-    operation = Operation(math.pow, "", np.power, bounds.FUNCTION_UNITS, raises=True)
-    return elementwise(_trace_of(a, b), operation, as_python_float(a), as_python_float(b))
-
-
-def _math_functions() -> dict[str, Handler]:
-    table: dict[str, Handler] = {
-        "sqrt": _math(math.sqrt, "SQRT", np.sqrt, 0.0),
-        "fabs": _math(math.fabs, "ABS", np.fabs, 0.0),
-        "fmod": _math(math.fmod, "", np.fmod, 0.0),
-        "copysign": _math(math.copysign, "", np.copysign, 0.0),
-        "floor": _math_int("FLOOR"),
-        "ceil": _math_int("CEIL"),
-        "trunc": _math_int("TRUNC"),
-        "isnan": _math_truth(UFUNCS[np.isnan]),
-        "isinf": _math_truth(UFUNCS[np.isinf]),
-        "isfinite": _math_truth(UFUNCS[np.isfinite]),
-        "log": _math_log,
-        "pow": _math_pow,
-    }
-    inexact = {
-        "exp": np.exp, "expm1": np.expm1, "exp2": np.exp2, "log2": np.log2,
-        "log10": np.log10, "log1p": np.log1p, "sin": np.sin, "cos": np.cos,
-        "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
-        "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
-        "acosh": np.arccosh, "atanh": np.arctanh, "cbrt": np.cbrt,
-        "atan2": np.arctan2, "hypot": np.hypot,
-        "degrees": np.degrees, "radians": np.radians,
-    }  # fmt: skip
-    for name, ufunc in inexact.items():
-        function = getattr(math, name, None)  # exp2 and cbrt are of Python 3.11
-        if function is not None:
-            table[name] = _math(function, "", ufunc, bounds.FUNCTION_UNITS)
-    return table
-
-
-# ------------------------------------------------------------------------------------
-# Built-in functions
-# ------------------------------------------------------------------------------------
-
-
-class TypeStandIn:
-    """A class that converts symbols and can stand in isinstance()."""
-
-    def __init__(self, real: type, convert: Handler) -> None:
-        self.real = real
-        self.convert = convert
-
-    def __call__(self, *args: Any) -> Any:
-        return self.convert(*args) if has_symbol(args) else self.real(*args)
-
-
-def _best(name: str) -> Handler:
-    """Make min() or max(): the first of the best, as the built-in functions choose."""
-    real = getattr(builtins, name)
-
-    def best(*args: Any, **kwargs: Any) -> Any:
-        items = args if len(args) > 1 else tuple(args[0])
-        if not has_symbol(items):
-            return real(items, **kwargs)
-        if kwargs:
-            refuse(f"options of {name}() are not known to the tracer")
-        found = items[0]
-        for item in items[1:]:
-            found = _better(name, item, found)
-        return found
-
-    return best
-
-
-def _better(name: str, item: Any, found: Any) -> Any:
-    better = item < found if name == "min" else item > found
-    if not isinstance(better, Symbol):
-        return item if better else found
-    trace = better.trace
-    a, b = trace.symbol(item), trace.symbol(found)
-    if a.kind != b.kind or a.kind.ndim != -1:
-        return item if better else found  # a branch: the kinds differ
-    g = trace.graph
-    args, given = (better.node, a.node, b.node), (better.bound, a.bound, b.bound)
-    node = g.op("WHERE", *args)
-    bound = bounds.operation(g, "WHERE", node, args, given, unit(a.kind.name))
-    interval = None
-    if a.interval is not None and b.interval is not None:
-        interval = min(a.interval[0], b.interval[0]), max(a.interval[1], b.interval[1])
-    return Symbol(trace, node, a.kind, 0, bound, interval)
-
-
-def _python_sum(items: Any, start: Any = 0) -> Any:
-    values = list(items)
-    if not has_symbol(values) and not isinstance(start, Symbol):
-        return sum(values, start)
-    compensated = sys.version_info >= (3, 12)
-    if compensated and any(
-        isinstance(value, Symbol) and value.kind.name == "float" for value in values
-    ):
-        refuse("sum() of Python's floats corrects its rounding errors")
-    return functools.reduce(operator.add, values, start)
-
-
-def _isinstance(value: Any, classes: Any) -> bool:
-    if isinstance(classes, tuple):
-        return any(_isinstance(value, entry) for entry in classes)
-    real = classes.real if isinstance(classes, TypeStandIn) else classes
-    if not isinstance(real, type):
-        refuse("isinstance() with what is no known class")
-    return isinstance(sample(value.kind) if isinstance(value, Symbol) else value, real)
-
-
-def _python_abs(value: Any) -> Any:
-    return abs(value)
-
-
-def _python_round(value: Any, ndigits: Any = None) -> Any:
-    if isinstance(ndigits, Symbol):
-        refuse("it rounds to a number of digits that is not known")
-    return round(value) if ndigits is None else round(value, ndigits)
-
-
-def _python_pow(base: Any, exponent: Any, mod: Any = None) -> Any:
-    if mod is not None and has_symbol((base, exponent, mod)):
-        refuse("pow() with three arguments is not known to the tracer")
-    return base**exponent if mod is None else pow(base, exponent, mod)
-
-
-def _int(value: Any, *base: Any) -> Any:
-    if base:
-        refuse("int() with a base is not known to the tracer")
-    if value.kind.name in ("int", *BOOL_KINDS):
-        return value + 0
-    return to_python_int(as_python_float(value), "TRUNC")
 
 
 def _numpy_float(name: str) -> Handler:
@@ -597,39 +384,8 @@ def _numpy_float(name: str) -> Handler:
     return convert_to
 
 
-FLOAT: Final = TypeStandIn(float, as_python_float)
-INT: Final = TypeStandIn(int, _int)
 FLOAT64: Final = TypeStandIn(np.float64, _numpy_float("float64"))
 FLOAT32: Final = TypeStandIn(np.float32, _numpy_float("float32"))
-
-# Safe as they are: they call only what symbols and stand-ins answer.
-_PLAIN: Final = (
-    "all", "any", "bool", "dict", "enumerate", "filter", "len", "list", "map", "range",
-    "reversed", "slice", "sorted", "tuple", "zip", "set", "frozenset", "str", "complex",
-    "bytes", "True", "False", "None", "NotImplemented", "Ellipsis",
-)  # fmt: skip
-
-
-def builtin_functions() -> dict[str, Any]:
-    """Give the built-in functions that a traced function may use."""
-    table: dict[str, Any] = {name: getattr(builtins, name) for name in _PLAIN}
-    table |= {
-        name: value
-        for name, value in vars(builtins).items()
-        if isinstance(value, type) and issubclass(value, BaseException)
-    }
-    table.update(
-        abs=_python_abs,
-        float=FLOAT,
-        int=INT,
-        isinstance=_isinstance,
-        max=_best("max"),
-        min=_best("min"),
-        pow=_python_pow,
-        round=_python_round,
-        sum=_python_sum,
-    )
-    return table
 
 
 # ------------------------------------------------------------------------------------
@@ -717,28 +473,9 @@ def numpy_names() -> dict[str, Any]:
     return table
 
 
-def math_names() -> dict[str, Any]:
-    """Give what a traced function finds in the module math."""
-    table: dict[str, Any] = {
-        name: getattr(math, name) for name in ("e", "inf", "nan", "pi", "tau")
-    }
-    for name, handler in _math_functions().items():
-        table[name] = stand_in(getattr(math, name), handler)
-    return table
-
-
 def norm_handler() -> Handler:
     """Give the stand-in of numpy.linalg.norm."""
     return stand_in(np.linalg.norm, _norm)
-
-
-def operator_names() -> dict[str, Any]:
-    """Give what a traced function finds in the module operator."""
-    names = (
-        "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "neg", "pos", "abs",
-        "lt", "le", "eq", "ne", "gt", "ge", "and_", "or_", "xor", "invert", "matmul",
-    )  # fmt: skip
-    return {name: getattr(operator, name) for name in names}
 
 
 def _method(handler: Handler) -> Callable[[Symbol], Handler]:
