@@ -64,21 +64,69 @@ N(fused_row)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
 }
 
 #if HAS_STREAM
-// Streams v to dst[at], on a boundary, or stores what of it is before dst[end].
-static inline __attribute__((always_inline)) void
-N(put)(TO *dst, size_t at, size_t end, TO_VEC v)
-{
-    if (at + TO_LANES <= end) {
-        TO_N(stream)(dst + at, v);
-    }
-    else {
-        TO_N(store_some)(dst + at, v, end - at);
-    }
-}
-
 // The same past the caches.  A row of results begins anywhere between two boundaries of
 // vectors, but columns are loaded from boundaries (elsewhere a load touches two cache
 // lines): each vector to store is the end of one result and the start of the next.
+//
+//     results      | b e f o r e | r e s u l t |
+//     stored at             | v e c t o r |          `head` results after `before` begins
+
+typedef struct N(stream) {
+    TO *dst;      // the row
+    size_t cols;  // its length
+    size_t head;  // results before the first boundary
+    TO_N(shift) shift;
+    const TO_N(rounder) * rounder;
+} N(stream);
+
+// Streams v to dst[at], on a boundary, or stores what of it is inside the row.
+static inline void
+N(put)(const N(stream) * s, size_t at, TO_VEC v)
+{
+    if (at + TO_LANES <= s->cols) {
+        TO_N(stream)(s->dst + at, v);
+    }
+    else if (at < s->cols) {
+        TO_N(store_some)(s->dst + at, v, s->cols - at);
+    }
+}
+
+// The block that begins at column i and has an end of the row in it.  Returns its last
+// result.
+static __attribute__((noinline)) TO_VEC
+N(put_end_block)(const N(stream) * s, const FROM *values, size_t i, TO_VEC before)
+{
+    for (size_t k = 0; k < BLOCK && i + k < s->cols; k += TO_LANES) {
+        TO_VEC result = TO_N(round)(LOAD_AS(values + k), s->rounder);
+        if (i + k > 0) {
+            N(put)(s, i + k - TO_LANES + s->head,
+                   TO_N(shifted)(before, result, s->shift));
+        }
+        else {
+            TO_N(store_some)(s->dst, result, s->head < s->cols ? s->head : s->cols);
+        }
+        before = result;
+    }
+    return before;
+}
+
+// Any other block.  `way` is the rounder's, a constant so that nothing branches here.
+static inline __attribute__((always_inline)) TO_VEC
+N(put_inner_block)(const N(stream) * s,
+                   const TO_N(rounder) * rounder,
+                   const FROM *values,
+                   size_t i,
+                   TO_VEC before)
+{
+    TO *to = s->dst + i - TO_LANES + s->head;
+    for (size_t k = 0; k < BLOCK; k += TO_LANES) {
+        TO_VEC result = TO_N(round)(LOAD_AS(values + k), rounder);
+        TO_N(stream)(to + k, TO_N(shifted)(before, result, s->shift));
+        before = result;
+    }
+    return before;
+}
+
 static inline __attribute__((always_inline)) void
 N(fused_row_streamed)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
                       const FROM *x,
@@ -88,28 +136,24 @@ N(fused_row_streamed)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
                       TO *dst)
 {
     const size_t head = items_to_boundary(dst, sizeof(TO_VEC), sizeof(TO));
-    const TO_N(shift) shift = TO_N(shift_by)(head);
+    const N(stream) s = {dst, job->cols, head, TO_N(shift_by)(head), rounder};
     TO_VEC before = TO_N(set1)(0);
     _Alignas(64) FROM values[BLOCK];
     for (size_t i = 0; i < job->cols; i += BLOCK) {
-        size_t n = job->cols - i < BLOCK ? job->cols - i : BLOCK;
         N(fused_block)(add, x, (const FROM *)job->columns + i, features, job, values);
-        for (size_t k = 0; k < BLOCK && k < n; k += TO_LANES) {
-            TO_VEC result = TO_N(round)(LOAD_AS(values + k), rounder);
-            if (i + k == 0) {
-                TO_N(store_some)(dst, result, head < n ? head : n);
-            }
-            else {
-                N(put)(dst, i + k - TO_LANES + head, job->cols,
-                       TO_N(shifted)(before, result, shift));
-            }
-            before = result;
+        if (i == 0 || job->cols - i < BLOCK) {
+            before = N(put_end_block)(&s, values, i, before);
+        }
+        else if (rounder->way == TO_N(ROUND_NOT)) {
+            const TO_N(rounder) none = {.way = TO_N(ROUND_NOT)};
+            before = N(put_inner_block)(&s, &none, values, i, before);
+        }
+        else {
+            before = N(put_inner_block)(&s, rounder, values, i, before);
         }
     }
     size_t last = (job->cols - 1) / TO_LANES * TO_LANES;  // where `before` begins
-    if (last + head < job->cols) {
-        N(put)(dst, last + head, job->cols, TO_N(shifted)(before, before, shift));
-    }
+    N(put)(&s, last + head, TO_N(shifted)(before, before, s.shift));
 }
 #endif
 
