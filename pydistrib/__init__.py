@@ -9,7 +9,7 @@ Layout: public names are listed here and defined in `kernels` (matrices of all p
 from pydistrib._config import (
     cpu_count,
     num_threads,
-    select_simd,
+    obey_environment,
     set_num_threads,
     show_config,
 )
@@ -42,5 +42,5 @@ __all__ = [
     "sqeuclidean",
 ]
 
-select_simd()
-del select_simd
+obey_environment()
+del obey_environment

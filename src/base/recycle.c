@@ -11,7 +11,7 @@
 // Why not malloc(): its trimming and its threshold for mmap() give a large block back
 // to the system at once, and its blocks are not aligned for huge pages.
 //
-// Locks: `held.mutex`, innermost; no call to the outside but munmap() under it.
+// Locks: `held.mutex`, innermost; under it no calls but munmap() and madvise().
 // Fork: the handlers hold the mutex across the fork, so that the child finds it whole.
 #ifndef _GNU_SOURCE
 #    define _GNU_SOURCE  // MADV_HUGEPAGE, MADV_FREE
@@ -45,7 +45,7 @@ static struct {
 static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
 
 static void
-lock_held(void)
+lock_for_fork(void)
 {
     pthread_mutex_lock(&held.mutex);
 }
@@ -59,7 +59,15 @@ unlock_held(void)
 static void
 register_fork_handlers(void)
 {
-    pthread_atfork(lock_held, unlock_held, unlock_held);
+    pthread_atfork(lock_for_fork, unlock_held, unlock_held);
+}
+
+// The handlers stand before the mutex is held for the first time.
+static void
+lock_held(void)
+{
+    pthread_once(&fork_once, register_fork_handlers);
+    pthread_mutex_lock(&held.mutex);
 }
 
 // Takes block i out of the array; mutex held.
@@ -189,7 +197,6 @@ pd_recycle_free(void *payload)
         free(block);
         return;
     }
-    pthread_once(&fork_once, register_fork_handlers);
     lock_held();
     bool hold = block->mapped <= held.limit;
     if (hold) {

@@ -75,7 +75,6 @@ walk_strip(void *arg, size_t index, unsigned number)
         .doubts = me->doubts,
     };
     if (me->prepared != block && producer->prepare != NULL) {
-        me->prepared = SIZE_MAX;  // in case it fails half way
         pd_status status = producer->prepare(producer, col, tile.cols, me->scratch);
         if (status != PD_OK) {
             return status;

@@ -26,6 +26,9 @@
 #define FEW_PANEL_BYTES (32 << 10)
 #define PANELS_BYTES (256 << 10)
 
+// Points of a million features: a tile must not take longer, since Ctrl-C waits for it.
+#define TILE_NS 10e6
+
 struct pd_metric {
     const char *name;
     pd_cell cell;
@@ -52,9 +55,9 @@ typedef struct metric_producer {
     double parameter;
     size_t chunk;         // features packed at a time, at least 1
     size_t panel_stride;  // columns of a panel
-    bool x_is_packed;  // rows of x can be read where they are
-    bool widens;       // float sums are flushed into double
-    size_t x_offset;   // of the parts of the scratch, in bytes
+    bool x_is_packed;     // rows of x can be read where they are
+    bool widens;          // float sums are flushed into double
+    size_t x_offset;      // of the parts of the scratch, in bytes
     size_t flush_offset;
     size_t wide_offset;
 } metric_producer;
@@ -283,12 +286,17 @@ choose_tile(metric_producer *self)
     bool few = features <= FEW_FEATURES;
     self->chunk = features < CHUNK ? features : CHUNK;
     self->chunk = self->chunk > 0 ? self->chunk : 1;
-    self->base.tile_rows = features > CHUNK ? 128 : few ? 8 : 32;
+    self->base.tile_rows = features > CHUNK ? 128 : few ? 4 : 32;
     size_t wanted = (few ? FEW_PANEL_BYTES : PANELS_BYTES) / (self->chunk * size);
     size_t most = (few ? 2 * 4096 : 4096) / size;
     wanted = wanted < most ? wanted : most;
     size_t cols = round_up(self->y.rows > 0 ? self->y.rows : 1, nr);
     self->base.tile_cols = smaller(round_up(wanted > nr ? wanted : nr, nr), cols);
+    double tile_ns = self->base.pair_ns * (double)self->base.tile_rows *
+                     (double)self->base.tile_cols;
+    for (; tile_ns > TILE_NS && self->base.tile_rows > PD_CELL_ROWS; tile_ns /= 2) {
+        self->base.tile_rows /= 2;
+    }
     self->panel_stride = nr;
     if (few) {
         self->panel_stride = self->base.tile_cols + PD_FUSED_PADDING;

@@ -160,8 +160,8 @@ take_tile(pd_consumer *base, const pd_tile *tile, unsigned member)
         char *to = (char *)self->sink.out +
                    ((tile->row + r) * self->sink.stride + tile->col) * size;
         self->ops->row[tile->real][self->sink.real](row_of(tile->values, tile, r), to,
-                                               tile->cols, &self->sink.rounding,
-                                               self->sink.streams);
+                                                    tile->cols, &self->sink.rounding,
+                                                    self->sink.streams);
     }
     return tile->doubts == NULL ? PD_OK : list_doubts(self, tile, member);
 }

@@ -21,6 +21,7 @@
 typedef struct pd_module_state {
     PyTypeObject *producer_type;  // strong
     PyObject *result_handler;     // strong: the capsule that NumPy takes
+    PyObject *main_thread;        // strong: threading.main_thread
 } pd_module_state;
 
 // Sets the exception that belongs to `status`, unless one is set already (a poll that

@@ -24,6 +24,19 @@ pd_raise(pd_status status)
 }
 
 static int
+add_main_thread(PyObject *module)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *threading = PyImport_ImportModule("threading");
+    if (threading == NULL) {
+        return -1;
+    }
+    state->main_thread = PyObject_GetAttrString(threading, "main_thread");
+    Py_DECREF(threading);
+    return state->main_thread == NULL ? -1 : 0;
+}
+
+static int
 core_exec(PyObject *module)
 {
     if (PyArray_ImportNumPyAPI() < 0) {
@@ -38,8 +51,10 @@ core_exec(PyObject *module)
             return -1;
         }
     }
-    return pd_add_producer_type(module) < 0 || pd_add_result_handler(module) < 0 ? -1
-                                                                                 : 0;
+    return pd_add_producer_type(module) < 0 || pd_add_result_handler(module) < 0 ||
+                   add_main_thread(module) < 0
+               ? -1
+               : 0;
 }
 
 static int
@@ -48,6 +63,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     pd_module_state *state = PyModule_GetState(module);
     Py_VISIT(state->producer_type);
     Py_VISIT(state->result_handler);
+    Py_VISIT(state->main_thread);
     return 0;
 }
 
@@ -57,6 +73,7 @@ core_clear(PyObject *module)
     pd_module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->producer_type);
     Py_CLEAR(state->result_handler);
+    Py_CLEAR(state->main_thread);
     return 0;
 }
 

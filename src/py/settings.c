@@ -5,7 +5,7 @@
 #include "thread/team.h"
 
 PyDoc_STRVAR(team_threads_doc,
-             "team_threads()\n--\n\n"
+             "team_threads($module, /)\n--\n\n"
              "Native threads alive now, the calling thread not counted.");
 
 static PyObject *
@@ -16,7 +16,7 @@ team_threads(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(
     cpu_info_doc,
-    "cpu_info()\n--\n\n"
+    "cpu_info($module, /)\n--\n\n"
     "Processors: online, in the affinity mask, cgroup quota (0: none), usable.");
 
 static PyObject *
@@ -28,7 +28,7 @@ cpu_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 }
 
 PyDoc_STRVAR(simd_info_doc,
-             "simd_info()\n--\n\n"
+             "simd_info($module, /)\n--\n\n"
              "The instruction set in use, and all that this machine and build have.");
 
 static PyObject *
@@ -54,7 +54,7 @@ simd_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(
     simd_select_doc,
-    "simd_select(name)\n--\n\n"
+    "simd_select($module, name, /)\n--\n\n"
     "Use the instruction set `name` from the next call on; False if there is none.");
 
 static PyObject *

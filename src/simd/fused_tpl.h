@@ -177,23 +177,23 @@ N(fused_rows)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
 }
 
 // One function a cell; a constant number of features unrolls the loop over them.
-#define DEFINE_FUSED(name, add)                           \
-    static void N(name)(const pd_fused_job *job)          \
-    {                                                     \
-        switch (job->features) {                          \
-            case 1:                                       \
-                N(fused_rows)(add, 1, job);               \
-                break;                                    \
-            case 2:                                       \
-                N(fused_rows)(add, 2, job);               \
-                break;                                    \
-            case 3:                                       \
-                N(fused_rows)(add, 3, job);               \
-                break;                                    \
-            default:                                      \
-                N(fused_rows)(add, job->features, job);   \
-                break;                                    \
-        }                                                 \
+#define DEFINE_FUSED(name, add)                         \
+    static void N(name)(const pd_fused_job *job)        \
+    {                                                   \
+        switch (job->features) {                        \
+            case 1:                                     \
+                N(fused_rows)(add, 1, job);             \
+                break;                                  \
+            case 2:                                     \
+                N(fused_rows)(add, 2, job);             \
+                break;                                  \
+            case 3:                                     \
+                N(fused_rows)(add, 3, job);             \
+                break;                                  \
+            default:                                    \
+                N(fused_rows)(add, job->features, job); \
+                break;                                  \
+        }                                               \
     }
 
 DEFINE_FUSED(fused_squares, FROM_N(add_square))

@@ -160,21 +160,21 @@ static const pd_store_ops store_ops = {
 };
 
 // A row of function pointers by the types of values and results.
-#define BY_TYPES(name)                               \
-    {                                                \
-        {f32_f32_##name, f32_f64_##name},            \
-        {                                            \
-            f64_f32_##name, f64_f64_##name           \
-        }                                            \
+#define BY_TYPES(name)                     \
+    {                                      \
+        {f32_f32_##name, f32_f64_##name},  \
+        {                                  \
+            f64_f32_##name, f64_f64_##name \
+        }                                  \
     }
 
 static const pd_fused_ops fused_ops = {
     .rows =
         {
-            [PD_CELL_SQUARES] = BY_TYPES(fused_squares),
-            [PD_CELL_ABS] = BY_TYPES(fused_abs),
-            [PD_CELL_MAX] = BY_TYPES(fused_max),
-        },
+               [PD_CELL_SQUARES] = BY_TYPES(fused_squares),
+               [PD_CELL_ABS] = BY_TYPES(fused_abs),
+               [PD_CELL_MAX] = BY_TYPES(fused_max),
+               },
 };
 
 const pd_simd PD_PASTE(pd_simd_, LEVEL) = {

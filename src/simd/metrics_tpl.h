@@ -70,30 +70,29 @@ N(cells)(VEC (*add)(VEC, VEC),
 }
 
 // One function a cell: the same loop for 1 .. PD_CELL_ROWS rows.
-#define DEFINE_CELLS(name, add)                                               \
-    static void N(name)(const void *x, size_t x_stride, size_t rows,          \
-                        const void *panel, size_t panel_stride,               \
-                        size_t features, void *acc, size_t acc_stride,        \
-                        bool first)                                           \
-    {                                                                         \
-        switch (rows) {                                                       \
-            case 4:                                                           \
-                N(cells)(add, 4, x, x_stride, panel, panel_stride, features,  \
-                         acc, acc_stride, first);                             \
-                break;                                                        \
-            case 3:                                                           \
-                N(cells)(add, 3, x, x_stride, panel, panel_stride, features,  \
-                         acc, acc_stride, first);                             \
-                break;                                                        \
-            case 2:                                                           \
-                N(cells)(add, 2, x, x_stride, panel, panel_stride, features,  \
-                         acc, acc_stride, first);                             \
-                break;                                                        \
-            default:                                                          \
-                N(cells)(add, 1, x, x_stride, panel, panel_stride, features,  \
-                         acc, acc_stride, first);                             \
-                break;                                                        \
-        }                                                                     \
+#define DEFINE_CELLS(name, add)                                                   \
+    static void N(name)(const void *x, size_t x_stride, size_t rows,              \
+                        const void *panel, size_t panel_stride, size_t features,  \
+                        void *acc, size_t acc_stride, bool first)                 \
+    {                                                                             \
+        switch (rows) {                                                           \
+            case 4:                                                               \
+                N(cells)(add, 4, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            case 3:                                                               \
+                N(cells)(add, 3, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            case 2:                                                               \
+                N(cells)(add, 2, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            default:                                                              \
+                N(cells)(add, 1, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+        }                                                                         \
     }
 
 DEFINE_CELLS(squares_cells, N(add_square))

@@ -37,7 +37,8 @@ static N(rounder) N(rounder_of)(const pd_rounding *rounding)
         high = NEXT_TOWARDS_ZERO(high);
         left = FMA(-high, scale, (REAL)1);
     }
-    N(rounder) rounder = {
+    N(rounder)
+    rounder = {
         .way = N(ROUND_BY_DIVISION),
         .scale = N(set1)(scale),
         .high = N(set1)(high),
