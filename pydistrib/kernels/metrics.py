@@ -40,7 +40,9 @@ class Metric:
     name: str
     formula: str
     aliases: tuple[str, ...] = ()
-    defaults: dict[str, Callable[[int], float]] = field(default_factory=dict, repr=False)
+    defaults: dict[str, Callable[[int], float]] = field(
+        default_factory=dict, repr=False
+    )
 
     def parameters(self, given: dict[str, Any], features: int) -> dict[str, float]:
         """
@@ -78,7 +80,9 @@ class Metric:
                 values[name] = default(features)
                 continue
             if isinstance(value, (str, bytes)) or not np.isscalar(value):
-                raise TypeError(f"{name} must be a real number, not {type(value).__name__}")
+                raise TypeError(
+                    f"{name} must be a real number, not {type(value).__name__}"
+                )
             number = float(value)  # type: ignore[arg-type]
             if not (np.isfinite(number) and number >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, not {number}")

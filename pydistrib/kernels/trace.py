@@ -1,2 +1,6 @@
-class NotTraceable(Exception): pass
-def trace_pairs(f,x,y): raise NotTraceable("not yet")
+class NotTraceable(Exception):
+    pass
+
+
+def trace_pairs(f, x, y):
+    raise NotTraceable("not yet")

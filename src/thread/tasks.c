@@ -399,7 +399,9 @@ run_one(pd_tasks *q, void *thread, pd_task *task)
     }
     bool stays = q->hooks->run(thread, task);
     pthread_mutex_lock(&q->mutex);
-    q->running--;
+    if (stays) {  // else pd_tasks_give_up() has counted this thread out
+        q->running--;
+    }
     call_all_if_over(q);
     return stays;
 }
@@ -461,6 +463,8 @@ pd_tasks_give_up(pd_tasks *q)
 {
     pthread_mutex_lock(&q->mutex);
     q->workers--;
+    q->running--;
+    call_all_if_over(q);
     bool wanted = call_standby(q);
     pthread_mutex_unlock(&q->mutex);
     if (wanted) {

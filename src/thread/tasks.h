@@ -86,8 +86,9 @@ void pd_tasks_work(pd_tasks *queue, void *thread);
 // Starts threads until there are `max_workers` or one can't be started.
 void pd_tasks_fill(pd_tasks *queue);
 
-// To be called inside run(), once: the calling thread's seat becomes free for a new
-// thread, since this one is stuck in a task that nobody waits for any more.
+// Counts out a thread that is inside run(), stuck in a task that nobody waits for any
+// more: another one may take its seat.  Called attached, by any thread, once; that run()
+// must return false.
 void pd_tasks_give_up(pd_tasks *queue);
 
 // No new tasks; threads end once those there are have run, and nobody holds the queue.
