@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CC ?= cc
+JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --quiet --disable-pip-version-check
 
@@ -23,13 +24,14 @@ CORE_FLAGS = -std=gnu11 $(WARNINGS) -ffp-contract=off -fno-math-errno -fno-trapp
 demo: $(VENV)/.demo
 	$(BIN)/python -m pydistrib
 
-test: $(VENV)/.test
-	$(BIN)/python -m pytest
-	for level in $$($(BIN)/python -c "from pydistrib import _core; \
-	        print(*_core.simd_info()['available'][1:])"); do \
-	    echo "kernels at PYDISTRIB_SIMD=$$level"; \
-	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels || exit 1; \
+test: $(VENV)/.test core-test
+	set -e; levels=$$($(BIN)/python -c "from pydistrib import _core; \
+	        print(*_core.simd_info()['available'][1:])"); \
+	for level in $$levels; do \
+	    echo "the kernels' tests at PYDISTRIB_SIMD=$$level"; \
+	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels; \
 	done
+	$(BIN)/python -m pytest
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -45,14 +47,15 @@ lint: $(VENV)/.test
 # The core's tests, without an interpreter, under the sanitizers.  ThreadSanitizer cannot
 # start threads after a fork, so there the tests that fork stay out.
 sanitize:
-	$(MAKE) core-test BUILD=build/asan SANITIZE=address,undefined
-	$(MAKE) core-test BUILD=build/tsan SANITIZE=thread EXTRA=-DPD_TEST_NO_FORK
+	$(MAKE) -j$(JOBS) core-test BUILD=build/asan SANITIZE=address,undefined
+	$(MAKE) -j$(JOBS) core-test BUILD=build/tsan SANITIZE=thread EXTRA=-DPD_TEST_NO_FORK
 
 BUILD ?= build/core
 SANITIZE ?=
 EXTRA ?=
 SANITIZE_FLAGS = $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-sanitize-recover=all)
 CORE_OBJECTS = $(patsubst src/%.c,$(BUILD)/%.o,$(CORE_SOURCES))
+.SECONDARY: $(CORE_OBJECTS)
 
 core-test: $(patsubst %,$(BUILD)/%,$(CORE_TESTS))
 	set -e; for test in $^; do echo $$test; timeout 300 $$test; done

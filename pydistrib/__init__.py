@@ -11,7 +11,7 @@ from pydistrib import _threadpoolctl
 from pydistrib._config import (
     cpu_count,
     num_threads,
-    select_simd,
+    obey_environment,
     set_num_threads,
     show_config,
 )
@@ -77,6 +77,6 @@ __all__ = [
     "sqeuclidean",
 ]
 
-select_simd()
+obey_environment()
 _threadpoolctl.register_if_installed()
-del select_simd
+del obey_environment

@@ -41,19 +41,27 @@ MAX_THREADS: Final = 1024
 _process_threads: int | None = None
 # In a thread of a pool: how many threads share the budget.
 _pool_workers: ContextVar[int] = ContextVar("pydistrib_pool_workers", default=1)
-_context_threads: ContextVar[int | None] = ContextVar(
-    "pydistrib_num_threads", default=None
-)
+_context_threads: ContextVar[int | None] = ContextVar("pydistrib_num_threads", default=None)
+
+
+def whole_number(value: SupportsIndex, rule: str) -> int:
+    """
+    Take an argument as an int, or raise a TypeError that quotes `rule`.
+
+    A bool is refused: ``decimals=False`` and ``workers=True`` mean something else than the
+    numbers 0 and 1.
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{rule}, not {value!r:.80} of type {type(value).__name__}")
 
 
 def thread_count(value: SupportsIndex, name: str) -> int:
     """Check a number of threads that the user gave as `name`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be an integer of at least 1 or None, not {type(value).__name__}"
-        ) from None
+    count = whole_number(value, f"{name} must be an integer of at least 1 or None")
     if count < 1:
         raise ValueError(f"{name} must be at least 1, not {count}")
     return min(count, MAX_THREADS)
@@ -232,8 +240,11 @@ def resolve_workers(workers: SupportsIndex | None) -> int:
     return _threads_and_reason()[0]
 
 
-def select_simd() -> None:
-    """Obey ``PYDISTRIB_SIMD``."""
+def obey_environment() -> None:
+    """Do what ``PYDISTRIB_SIMD`` and ``PYDISTRIB_CACHE_MB`` say."""
+    held = environment_number("PYDISTRIB_CACHE_MB", at_least=0)
+    if held is not None:
+        _core.set_result_cache_limit(min(held << 20, sys.maxsize))
     name = os.environ.get("PYDISTRIB_SIMD", "").strip().lower()
     if name and not _core.simd_select(name):
         raise ValueError(

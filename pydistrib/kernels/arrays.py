@@ -33,7 +33,8 @@ def as_points(value: ArrayLike, name: str) -> NDArray[Any]:
         )
     if points.ndim not in (1, 2):
         raise ValueError(
-            f"{name} must be 1-D (numbers) or 2-D (one point a row), not of shape {points.shape}"
+            f"{name} must be 1-D (numbers) or 2-D (one point a row), not of shape "
+            f"{points.shape}"
         )
     return points
 
@@ -61,8 +62,8 @@ def as_native(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     for points in (x, y):
         if points.dtype.kind == "f" and points.dtype.itemsize > 8:
             raise TypeError(
-                f"{points.dtype} is not supported, the core computes in float64: convert with "
-                ".astype(np.float64)"
+                f"{points.dtype} is not supported, the core computes in float64: convert "
+                "with .astype(np.float64)"
             )
     both_single = x.dtype == y.dtype == np.float32
     dtype = np.dtype(np.float32 if both_single else np.float64)
@@ -72,11 +73,14 @@ def as_native(x: NDArray[Any], y: NDArray[Any]) -> tuple[NDArray[Any], NDArray[A
     )
 
 
-def result_dtype(dtype: DTypeLike, default: np.dtype[Any]) -> np.dtype[Any]:
+def result_dtype(dtype: DTypeLike | None, default: np.dtype[Any]) -> np.dtype[Any]:
     """Check the dtype of a result; None means `default`."""
     if dtype is None:
         return default
-    wanted = np.dtype(dtype)
+    try:
+        wanted = np.dtype(dtype)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"dtype must be float32, float64 or None: {error}") from None
     if wanted not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32, float64 or None, not {wanted}")
     return wanted
@@ -90,7 +94,7 @@ def result_array(
 ) -> NDArray[Any]:
     """Give the array to write into: `out` if it is fit for that, else a new one."""
     if out is None:
-        return _core.empty_result(*shape, dtype)
+        return _core.empty_result(shape[0], shape[1], dtype)
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be an ndarray or None, not {type(out).__name__}")
     if out.shape != shape:
@@ -109,6 +113,6 @@ def result_array(
 
 def _overlap(a: NDArray[Any], b: NDArray[Any]) -> bool:
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

@@ -9,6 +9,7 @@ matrix of one by one.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pydistrib import _core
+from pydistrib.kernels.arrays import as_points, check_pair
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Metric:
     formula: str
     aliases: tuple[str, ...] = ()
     defaults: dict[str, Callable[[int], float]] = field(
-        default_factory=dict, repr=False
+        default_factory=dict, repr=False, hash=False
     )
 
     def parameters(self, given: dict[str, Any], features: int) -> dict[str, float]:
@@ -79,11 +81,7 @@ class Metric:
             if value is None:
                 values[name] = default(features)
                 continue
-            if isinstance(value, (str, bytes)) or not np.isscalar(value):
-                raise TypeError(
-                    f"{name} must be a real number, not {type(value).__name__}"
-                )
-            number = float(value)  # type: ignore[arg-type]
+            number = _real_number(value, name)
             if not (np.isfinite(number) and number >= 0):
                 raise ValueError(f"{name} must be finite and at least 0, not {number}")
             values[name] = number
@@ -136,15 +134,35 @@ class Metric:
         """
         from pydistrib.kernels.pairwise import pairwise
 
-        a, b = np.asarray(a), np.asarray(b)
-        if a.ndim > 1 or b.ndim > 1:
-            raise ValueError(
-                f"{self.name} takes two points, numbers or 1-D arrays, not arrays of shape "
-                f"{a.shape} and {b.shape}"
-            )
-        x, y = np.atleast_2d(a), np.atleast_2d(b)
+        x, y = _as_row(a, "a"), _as_row(b, "b")
+        check_pair(x, y, "a", "b")
         value: np.floating[Any] = pairwise(x, y, self, workers=1, **params)[0, 0]
         return value
+
+
+def _as_row(point: ArrayLike, name: str) -> NDArray[Any]:
+    """Take one point, a number or a 1-D array, as the only row of a matrix."""
+    if np.ndim(point) > 1:
+        raise ValueError(
+            f"{name} must be one point, a number or a 1-D array, not of shape "
+            f"{np.shape(point)}"
+        )
+    # ndmin keeps what as_points() refuses, such as a masked array, as it is.
+    return as_points(np.array(point, ndmin=2, copy=None, subok=True), name)
+
+
+def _real_number(value: object, name: str) -> float:
+    if isinstance(value, numbers.Real):
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{name} must be finite and at least 0, not {value}") from None
+    raise TypeError(f"{name} must be a real number, not {value!r:.80}")
+
+
+# A function of its own and no lambda: metrics can be pickled.
+def _one_over(features: int) -> float:
+    return 1.0 / max(features, 1)
 
 
 absolute_distance: Final = Metric(
@@ -157,7 +175,7 @@ rbf: Final = Metric(
     "rbf",
     "exp(-gamma * sum((x - y)**2))",
     aliases=("gaussian",),
-    defaults={"gamma": lambda features: 1.0 / max(features, 1)},
+    defaults={"gamma": _one_over},
 )
 
 METRICS: Final = (absolute_distance, sqeuclidean, euclidean, chebyshev, rbf)

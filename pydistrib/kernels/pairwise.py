@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pydistrib import _core
-from pydistrib._config import resolve_workers
+from pydistrib._config import resolve_workers, whole_number
 from pydistrib.kernels.arrays import (
     as_native,
     as_points,
@@ -74,7 +74,7 @@ class _Plan:
 
 
 def _check_trace(trace: str) -> None:
-    if trace not in _TRACE_MODES:
+    if not (isinstance(trace, str) and trace in _TRACE_MODES):
         raise ValueError(
             f"trace must be one of {', '.join(map(repr, _TRACE_MODES))}, not {trace!r}"
         )
@@ -97,8 +97,8 @@ def _plan(
         return _Plan(producer, Explanation("metric", function.formula))
     if not callable(function):
         raise TypeError(
-            f"{argument} must be a function of two points, a metric or a metric's name, not "
-            f"{type(function).__name__}"
+            f"{argument} must be a function of two points, a metric or a metric's name, "
+            f"not {type(function).__name__}"
         )
     if params:
         raise TypeError(
@@ -124,9 +124,7 @@ def _plan_function(
         else:
             return _Plan(
                 traced.producer,
-                Explanation(
-                    "traced", "verified against the function", traced.describe()
-                ),
+                Explanation("traced", "verified against the function", traced.expression),
                 function,
             )
     producer = _core.callable_producer(function, x, y)
@@ -172,12 +170,7 @@ def _finish(
 def _check_decimals(decimals: SupportsIndex | None) -> int | None:
     if decimals is None:
         return None
-    try:
-        number = decimals.__index__()
-    except AttributeError:
-        raise TypeError(
-            f"decimals must be an integer or None, not {type(decimals).__name__}"
-        ) from None
+    number = whole_number(decimals, "decimals must be an integer or None")
     if abs(number) > _MAX_DECIMALS:
         raise ValueError(
             f"decimals must be within -{_MAX_DECIMALS} and {_MAX_DECIMALS}, not {number}"
@@ -190,7 +183,7 @@ def kernel(
     alpha: ArrayLike,
     beta: ArrayLike,
     *,
-    dtype: DTypeLike = np.float32,
+    dtype: DTypeLike | None = np.float32,
     decimals: SupportsIndex | None = 3,
     out: NDArray[Any] | None = None,
     workers: SupportsIndex | None = None,
@@ -227,7 +220,8 @@ def kernel(
         C-ordered array of the type `dtype` to write into; must not overlap the inputs.
         After an exception its content is undefined.
     workers : int, optional
-        Number of threads, at least 1, the calling one included.  By default `num_threads`.
+        Number of threads, at least 1, the calling one included.  By default
+        `num_threads`.
     trace : {'auto', 'require', 'never'}, optional
         Whether a Python function is traced: if possible, or else raising `NotTraceable`,
         or not at all.
@@ -260,9 +254,10 @@ def kernel(
     Notes
     -----
     An exception of `distance_function` arrives unchanged, with its traceback.  A function
-    that cannot be traced is called exactly once for each pair, in the order of the loop (for
-    m up to 1,048,576).  A function that is traced is called on a sample of pairs, to verify
-    the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown then.
+    that cannot be traced is called exactly once for each pair, in the order of the loop
+    (for m up to 1,048,576).  A function that is traced is called on a sample of pairs, to
+    verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown
+    then.
 
     Without rounding (``decimals=None`` and float64) a traced function's value may differ
     from the loop's by the few units in the last place by which NumPy's own functions differ
@@ -296,7 +291,7 @@ def pairwise(
     y: ArrayLike | None = None,
     metric: DistanceFunction | Metric | str = "euclidean",
     *,
-    dtype: DTypeLike = None,
+    dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
     workers: SupportsIndex | None = None,
     trace: Trace = "auto",
@@ -326,7 +321,8 @@ def pairwise(
         C-ordered array of the result's type to write into; must not overlap the inputs.
         After an exception its content is undefined.
     workers : int, optional
-        Number of threads, at least 1, the calling one included.  By default `num_threads`.
+        Number of threads, at least 1, the calling one included.  By default
+        `num_threads`.
     trace : {'auto', 'require', 'never'}, optional
         As for `kernel`.
     **params
@@ -356,8 +352,8 @@ def pairwise(
     Notes
     -----
     Time is O(n m d); memory is the result and less than 16 MB.  A NaN in a row makes every
-    distance of that row NaN, also in 'chebyshev'; d of 0 gives 0 (1 for 'rbf').  float32 sums
-    are flushed into float64 every 32 terms.
+    distance of that row NaN, also in 'chebyshev'; d of 0 gives 0 (1 for 'rbf').  float32
+    sums are flushed into float64 every 32 terms.
 
     Examples
     --------

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import abc
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import multiprocessing
@@ -78,10 +79,9 @@ TERMINATE: Final = "TERMINATE"
 
 
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    try:
+    # A RuntimeError says that the loop was closed: nobody waits any more.
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
-    except RuntimeError:
-        pass  # the loop was closed meanwhile: nobody waits any more
 
 
 def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
@@ -617,9 +617,7 @@ class PoolBase:
     ) -> None:
         self.terminate()
 
-    def __del__(
-        self, _warn: Any = warnings.warn, _category: Any = ResourceWarning
-    ) -> None:
+    def __del__(self, _warn: Any = warnings.warn, _category: Any = ResourceWarning) -> None:
         if self._state == RUN:
             _warn(f"unclosed running pool {self!r}", _category, source=self)
             self._state = CLOSE
@@ -725,9 +723,7 @@ class PoolBase:
         --------
         apply_async : The same without waiting.
         """
-        return self.apply_async(
-            func, args, kwds, timeout=timeout, retries=retries
-        ).get()
+        return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
 
     def apply_async(
         self,
@@ -779,12 +775,7 @@ class PoolBase:
         submit : The same with a `concurrent.futures.Future`.
         """
         call: AsyncResult[R]
-        if (
-            callback is None
-            and error_callback is None
-            and timeout is None
-            and not retries
-        ):
+        if callback is None and error_callback is None and timeout is None and not retries:
             call = AsyncResult(func, args, kwds)
         else:
             call = AsyncResult(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import atexit
 import concurrent.futures
 import concurrent.futures.thread
-import functools
 import heapq
 import itertools
 import logging

@@ -31,6 +31,7 @@ typedef struct pd_module_state {
     PyObject *cancelled_error;
     PyObject *awaiter;
     PyObject *anext;
+    PyObject *main_thread;  // threading.main_thread
 } pd_module_state;
 
 // Sets the exception that belongs to `status`, unless one is set already (a poll that
@@ -39,11 +40,15 @@ PyObject *pd_raise(pd_status status);
 
 // One table a subject, each ending with a zero row.
 extern PyMethodDef pd_callable_methods[];
+extern PyMethodDef pd_expr_methods[];
 extern PyMethodDef pd_metric_methods[];
 extern PyMethodDef pd_result_methods[];
 extern PyMethodDef pd_settings_methods[];
 extern PyMethodDef pd_store_methods[];
 
 int pd_add_result_handler(PyObject *module);
+
+// NumPy's second API table, which expr.c alone uses.
+int pd_import_ufuncs(void);
 
 #endif

@@ -14,8 +14,8 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 
-// A scalar object and its pointer take some 40 bytes: at most 8 MB are kept.
-#define KEPT_POINTS 200000
+// A scalar object and its pointer take some 40 bytes: at most 4 MB are kept.
+#define KEPT_POINTS 100000
 
 // A tile is one row; wider matrices are cut here, at the price of the order of calls.
 #define MAX_TILE_COLS ((size_t)1 << 20)
@@ -61,22 +61,41 @@ static int
 refuse_result(PyObject *result, size_t i, size_t j)
 {
     if (PyArray_Check(result)) {
-        PyObject *shape = PyObject_GetAttrString(result, "shape");
-        if (shape != NULL) {
-            PyErr_Format(PyExc_TypeError,
-                         "distance_function returned an array of shape %R for the pair "
-                         "(%zu, %zu); it must return one real number",
-                         shape, i, j);
-            Py_DECREF(shape);
-        }
+        PyErr_Format(
+            PyExc_TypeError,
+            "the distance function returned an array of %d dimensions, %zd "
+            "elements and dtype %S for the pair (%zu, %zu); it must return one "
+            "real number",
+            PyArray_NDIM((PyArrayObject *)result),
+            PyArray_SIZE((PyArrayObject *)result),
+            (PyObject *)PyArray_DESCR((PyArrayObject *)result), i, j);
         return -1;
     }
-    PyErr_Format(
-        PyExc_TypeError,
-        "distance_function returned %R (%.200s) for the pair (%zu, %zu); it must "
-        "return one real number",
-        result, Py_TYPE(result)->tp_name, i, j);
+    PyErr_Format(PyExc_TypeError,
+                 "the distance function returned %.100R of type %.100s for the pair "
+                 "(%zu, %zu); it must return one real number",
+                 result, Py_TYPE(result)->tp_name, i, j);
     return -1;
+}
+
+// Whether float(object) asks the object itself.  Text that looks like a number, complex
+// numbers and spans of time are no real numbers, whatever float() makes of them.
+static bool
+is_real(PyObject *object)
+{
+    const PyNumberMethods *number = Py_TYPE(object)->tp_as_number;
+    return number != NULL && (number->nb_float != NULL || number->nb_index != NULL) &&
+           !PyComplex_Check(object) && !PyArray_IsScalar(object, ComplexFloating) &&
+           !PyArray_IsScalar(object, Flexible) &&
+           !PyArray_IsScalar(object, Timedelta) && !PyArray_IsScalar(object, Datetime);
+}
+
+// An array of one number counts as that number, as where it is assigned to an element.
+static bool
+is_real_array(PyArrayObject *array)
+{
+    return PyArray_SIZE(array) == 1 && !PyArray_ISCOMPLEX(array) &&
+           (PyArray_ISNUMBER(array) || PyArray_ISBOOL(array));
 }
 
 // What assigning `result` to an element of a float64 array would store; -1 with an
@@ -88,10 +107,13 @@ real_result(PyObject *result, size_t i, size_t j, double *value)
         *value = PyFloat_AS_DOUBLE(result);
         return 0;
     }
-    if (PyArray_Check(result) && PyArray_SIZE((PyArrayObject *)result) == 1 &&
-        PyArray_ISNUMBER((PyArrayObject *)result) &&
-        !PyArray_ISCOMPLEX((PyArrayObject *)result))
+    if (PyArray_Check(result) ? !is_real_array((PyArrayObject *)result)
+                              : !is_real(result))
     {
+        return refuse_result(result, i, j);
+    }
+    // Not for subclasses: what np.ma.masked holds is not what it is.
+    if (PyArray_CheckExact(result)) {
         PyArrayObject *array = (PyArrayObject *)result;
         PyObject *scalar =
             PyArray_Scalar(PyArray_BYTES(array), PyArray_DESCR(array), result);
@@ -102,16 +124,9 @@ real_result(PyObject *result, size_t i, size_t j, double *value)
         Py_DECREF(scalar);
         return status;
     }
-    if (PyArray_Check(result) || PyUnicode_Check(result) || PyBytes_Check(result) ||
-        PyComplex_Check(result) || PyArray_IsScalar(result, ComplexFloating) ||
-        PyArray_IsScalar(result, Flexible) || !PyNumber_Check(result))
-    {
-        return refuse_result(result, i, j);
-    }
     PyObject *number = PyNumber_Float(result);
     if (number == NULL) {
-        return PyErr_ExceptionMatches(PyExc_TypeError) ? refuse_result(result, i, j)
-                                                       : -1;
+        return -1;
     }
     *value = PyFloat_AS_DOUBLE(number);
     Py_DECREF(number);
@@ -138,7 +153,7 @@ call_pair(
 static int
 check_signals(int64_t *due_ns)
 {
-    int64_t now = pd_now_ns();
+    int64_t now = pd_now_coarse_ns();
     if (now < *due_ns) {
         return 0;
     }
@@ -171,7 +186,7 @@ fill_row(callable_producer *self, size_t i, size_t col, size_t cols, double *val
             b == NULL ? -1 : call_pair(self->function, row, b, i, col + j, &values[j]);
         Py_XDECREF(b);
         Py_XDECREF(row);
-        if (status == 0 && (j & 15) == 0) {
+        if (status == 0) {
             status = check_signals(&self->signals_due_ns);
         }
     }
@@ -217,8 +232,52 @@ check_points(PyObject *array, const char *name)
     return -1;
 }
 
+// Views of our own, as the function may give the arrays another shape.
+static PyObject *
+function_and_views(PyObject *function, PyArrayObject *x, PyArrayObject *y)
+{
+    PyObject *x_view = PyArray_View(x, NULL, &PyArray_Type);
+    PyObject *y_view = x_view == NULL ? NULL : PyArray_View(y, NULL, &PyArray_Type);
+    PyObject *reads = y_view == NULL ? NULL : PyTuple_Pack(3, function, x_view, y_view);
+    Py_XDECREF(y_view);
+    Py_XDECREF(x_view);
+    return reads;
+}
+
+// NULL without an exception if there is no memory.
+static callable_producer *
+new_callable(PyObject *reads)
+{
+    callable_producer *self = pd_calloc(1, sizeof(*self));
+    if (self == NULL) {
+        return NULL;
+    }
+    self->function = PyTuple_GET_ITEM(reads, 0);
+    self->x = (PyArrayObject *)PyTuple_GET_ITEM(reads, 1);
+    self->y = (PyArrayObject *)PyTuple_GET_ITEM(reads, 2);
+    size_t cols = (size_t)PyArray_DIM(self->y, 0);
+    self->base = (pd_producer){
+        .real = PD_F64,
+        .tile_rows = 1,
+        .tile_cols = cols == 0              ? 1
+                     : cols < MAX_TILE_COLS ? cols
+                                            : MAX_TILE_COLS,
+        .pair_ns = 100,
+        .fill = fill_callable,
+    };
+    if (PyArray_NDIM(self->y) == 1) {
+        self->kept_count = cols < KEPT_POINTS ? cols : KEPT_POINTS;
+        self->kept = pd_calloc(self->kept_count, sizeof(*self->kept));
+        if (self->kept == NULL) {
+            pd_free(self);
+            return NULL;
+        }
+    }
+    return self;
+}
+
 PyDoc_STRVAR(callable_producer_doc,
-             "callable_producer(function, x, y)\n--\n\n"
+             "callable_producer($module, function, x, y, /)\n--\n\n"
              "A producer that calls function(x[i], y[j]) in row-major order.");
 
 static PyObject *
@@ -230,39 +289,26 @@ new_callable_producer(PyObject *module, PyObject *args)
     {
         return NULL;
     }
-    callable_producer *self = pd_calloc(1, sizeof(*self));
+    PyObject *reads =
+        function_and_views(function, (PyArrayObject *)x, (PyArrayObject *)y);
+    if (reads == NULL) {
+        return NULL;
+    }
+    callable_producer *self = new_callable(reads);
     if (self == NULL) {
+        Py_DECREF(reads);
         return PyErr_NoMemory();
     }
-    size_t cols = (size_t)PyArray_DIM((PyArrayObject *)y, 0);
-    self->base = (pd_producer){
-        .real = PD_F64,
-        .tile_rows = 1,
-        .tile_cols = cols == 0              ? 1
-                     : cols < MAX_TILE_COLS ? cols
-                                            : MAX_TILE_COLS,
-        .pair_ns = 100,
-        .fill = fill_callable,
-    };
-    self->function = function;
-    self->x = (PyArrayObject *)x;
-    self->y = (PyArrayObject *)y;
-    if (PyArray_NDIM(self->y) == 1) {
-        self->kept_count = cols < KEPT_POINTS ? cols : KEPT_POINTS;
-        self->kept = pd_calloc(self->kept_count, sizeof(*self->kept));
-        if (self->kept == NULL) {
-            pd_free(self);
-            return PyErr_NoMemory();
-        }
-    }
     pd_matrix rows = {.rows = (size_t)PyArray_DIM(self->x, 0)};
-    pd_matrix columns = {.rows = cols};
-    return pd_producer_wrap(module, &self->base, destroy_callable, args, &rows,
-                            &columns, true);
+    pd_matrix columns = {.rows = (size_t)PyArray_DIM(self->y, 0)};
+    PyObject *producer = pd_producer_wrap(module, &self->base, destroy_callable, reads,
+                                          &rows, &columns, true);
+    Py_DECREF(reads);
+    return producer;
 }
 
 PyDoc_STRVAR(call_pairs_doc,
-             "call_pairs(function, x, y, i, j)\n--\n\n"
+             "call_pairs($module, function, x, y, i, j, /)\n--\n\n"
              "function(x[i[k]], y[j[k]]) for every k, as a float64 array.");
 
 static PyObject *

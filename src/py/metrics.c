@@ -4,7 +4,7 @@
 #include "pairwise/metric.h"
 
 PyDoc_STRVAR(metric_producer_doc,
-             "metric_producer(name, x, y, parameter)\n--\n\n"
+             "metric_producer($module, name, x, y, parameter, /)\n--\n\n"
              "A producer of metric(x[i], y[j]) for arrays of one dtype.");
 
 static PyObject *

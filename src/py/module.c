@@ -25,14 +25,27 @@ pd_raise(pd_status status)
 }
 
 static int
+add_main_thread(PyObject *module)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *threading = PyImport_ImportModule("threading");
+    if (threading == NULL) {
+        return -1;
+    }
+    state->main_thread = PyObject_GetAttrString(threading, "main_thread");
+    Py_DECREF(threading);
+    return state->main_thread == NULL ? -1 : 0;
+}
+
+static int
 core_exec(PyObject *module)
 {
-    if (PyArray_ImportNumPyAPI() < 0) {
+    if (PyArray_ImportNumPyAPI() < 0 || pd_import_ufuncs() < 0) {
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_metric_methods, pd_result_methods,
-        pd_settings_methods, pd_store_methods,
+        pd_callable_methods, pd_expr_methods,     pd_metric_methods,
+        pd_result_methods,   pd_settings_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
@@ -42,6 +55,7 @@ core_exec(PyObject *module)
     int (*const adders[])(PyObject *) = {
         pd_add_producer_type, pd_add_result_handler, pd_add_queue_type,
         pd_add_async_types,   pd_add_stream_type,    pd_add_counter_type,
+        add_main_thread,
     };
     for (size_t i = 0; i < sizeof(adders) / sizeof(adders[0]); i++) {
         if (adders[i](module) < 0) {
@@ -66,6 +80,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->awaiter);
     Py_VISIT(state->anext);
+    Py_VISIT(state->main_thread);
     return 0;
 }
 
@@ -84,6 +99,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->cancelled_error);
     Py_CLEAR(state->awaiter);
     Py_CLEAR(state->anext);
+    Py_CLEAR(state->main_thread);
     return 0;
 }
 

@@ -111,6 +111,11 @@ pd_producer_check(PyObject *module, PyObject *object)
                      Py_TYPE(object)->tp_name);
         return NULL;
     }
+    if (((pd_producer_object *)object)->reads == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the garbage collector has cleared this producer");
+        return NULL;
+    }
     return (pd_producer_object *)object;
 }
 

@@ -14,13 +14,15 @@
 
 typedef struct pd_producer_object {
     PyObject_HEAD
-    // All fields are immutable once the constructor has returned.
+    // Immutable once the constructor has returned, but for `busy`.
     pd_producer *producer;           // owned
     void (*destroy)(pd_producer *);  // frees it
     PyObject *reads;                 // owned: keeps arrays and functions alive
     Py_ssize_t rows;                 // of the matrix it produces
     Py_ssize_t cols;
     bool needs_gil;  // fill() runs Python: one thread, the caller's, with the GIL
+
+    _Atomic bool busy;  // a thread walks it; of those that need the GIL only one may
 } pd_producer_object;
 
 // Makes a handle that owns `producer`, also when it fails (NULL, exception set).
@@ -33,7 +35,7 @@ PyObject *pd_producer_wrap(PyObject *module,
                            const pd_matrix *y,
                            bool needs_gil);
 
-// `object` as a producer, or NULL with a TypeError.
+// `object` as a producer, or NULL with an exception; borrowed.
 pd_producer_object *pd_producer_check(PyObject *module, PyObject *object);
 
 // Describes a 1-D or 2-D float32 or float64 array (1-D: as one feature) that is aligned

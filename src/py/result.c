@@ -54,7 +54,7 @@ pd_add_result_handler(PyObject *module)
 }
 
 PyDoc_STRVAR(empty_result_doc,
-             "empty_result(n, m, dtype)\n--\n\n"
+             "empty_result($module, n, m, dtype, /)\n--\n\n"
              "An uninitialised C-ordered (n, m) array whose memory is recycled.");
 
 static PyObject *
@@ -108,7 +108,7 @@ empty_result(PyObject *module, PyObject *args)
 
 PyDoc_STRVAR(
     result_cache_info_doc,
-    "result_cache_info()\n--\n\n"
+    "result_cache_info($module, /)\n--\n\n"
     "Bytes of freed results that are held for re-use, and the most there can be.");
 
 static PyObject *
@@ -120,7 +120,7 @@ result_cache_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 }
 
 PyDoc_STRVAR(set_result_cache_limit_doc,
-             "set_result_cache_limit(limit)\n--\n\n"
+             "set_result_cache_limit($module, limit, /)\n--\n\n"
              "Hold at most `limit` bytes of freed results; gives back what is above.");
 
 static PyObject *

@@ -9,7 +9,7 @@ __attribute__((visibility("default"))) extern const int pydistrib_threads_api;
 const int pydistrib_threads_api = 1;
 
 PyDoc_STRVAR(team_threads_doc,
-             "team_threads()\n--\n\n"
+             "team_threads($module, /)\n--\n\n"
              "Native threads alive now, the calling thread not counted.");
 
 static PyObject *
@@ -20,7 +20,7 @@ team_threads(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(
     cpu_info_doc,
-    "cpu_info()\n--\n\n"
+    "cpu_info($module, /)\n--\n\n"
     "Processors: online, in the affinity mask, cgroup quota (0: none), usable.");
 
 static PyObject *
@@ -32,7 +32,7 @@ cpu_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 }
 
 PyDoc_STRVAR(simd_info_doc,
-             "simd_info()\n--\n\n"
+             "simd_info($module, /)\n--\n\n"
              "The instruction set in use, and all that this machine and build have.");
 
 static PyObject *
@@ -58,7 +58,7 @@ simd_info(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(
     simd_select_doc,
-    "simd_select(name)\n--\n\n"
+    "simd_select($module, name, /)\n--\n\n"
     "Use the instruction set `name` from the next call on; False if there is none.");
 
 static PyObject *

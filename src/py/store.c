@@ -2,6 +2,7 @@
 #include "py/producer.h"
 
 #include <math.h>
+#include <stdatomic.h>
 
 #include "pairwise/driver.h"
 #include "pairwise/store.h"
@@ -22,8 +23,41 @@ poll_signals(void *arg)
     return interrupted < 0 ? PD_ECANCELED : PD_OK;
 }
 
+// Python runs signal handlers on its main thread only: another one need not take the GIL
+// from whoever has it to look for them.  -1 with an exception.
+static int
+answers_signals(PyObject *module)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *thread = PyObject_CallNoArgs(state->main_thread);
+    if (thread == NULL) {
+        return -1;
+    }
+    PyObject *ident = PyObject_GetAttrString(thread, "ident");
+    Py_DECREF(thread);
+    if (ident == NULL) {
+        return -1;
+    }
+    unsigned long id = PyLong_AsUnsignedLongMask(ident);
+    Py_DECREF(ident);
+    return PyErr_Occurred() ? -1 : id == PyThread_get_thread_ident();
+}
+
 static pd_status
-walk(const pd_producer_object *handle, pd_store *store, unsigned workers)
+walk_python(pd_producer_object *handle, pd_store *store, const pd_walk *plan)
+{
+    // Two threads inside would share its points; so would a function that comes back.
+    if (atomic_exchange(&handle->busy, true)) {
+        PyErr_SetString(PyExc_RuntimeError, "the producer is in use already");
+        return PD_EINVAL;
+    }
+    pd_status status = pd_walk_tiles(handle->producer, pd_store_consumer(store), plan);
+    atomic_store(&handle->busy, false);
+    return status;
+}
+
+static pd_status
+walk(PyObject *module, pd_producer_object *handle, pd_store *store, unsigned workers)
 {
     pd_walk plan = {
         .rows = (size_t)handle->rows,
@@ -32,10 +66,14 @@ walk(const pd_producer_object *handle, pd_store *store, unsigned workers)
     };
     if (handle->needs_gil) {
         plan.members = 1;
-        return pd_walk_tiles(handle->producer, pd_store_consumer(store), &plan);
+        return walk_python(handle, store, &plan);
+    }
+    int polls = answers_signals(module);
+    if (polls < 0) {
+        return PD_ECANCELED;
     }
     detached_caller caller = {.thread_state = PyEval_SaveThread()};
-    plan.poll = poll_signals;
+    plan.poll = polls ? poll_signals : NULL;
     plan.poll_arg = &caller;
     pd_status status = pd_walk_tiles(handle->producer, pd_store_consumer(store), &plan);
     PyEval_RestoreThread(caller.thread_state);
@@ -78,7 +116,18 @@ doubts_as_python(const pd_doubts *doubts)
     return Py_BuildValue("(NN)", pairs, rectangles);
 }
 
-// `decimals` as the core wants it: 10^|decimals| as NumPy computes it.
+// 10^|n| by multiplying, as NumPy does: above 10^22 pow() gives other bits.
+static double
+power_of_ten(long n)
+{
+    double power = 1;
+    for (; n != 0 && isfinite(power); n += n < 0 ? 1 : -1) {
+        power *= 10;
+    }
+    return power;
+}
+
+// `decimals` as the core wants it.
 static int
 rounding_from_decimals(PyObject *decimals, pd_rounding *rounding)
 {
@@ -92,12 +141,12 @@ rounding_from_decimals(PyObject *decimals, pd_rounding *rounding)
     }
     rounding->rounds = true;
     rounding->multiplies = places >= 0;
-    rounding->scale = pow(10.0, fabs((double)places));
+    rounding->scale = power_of_ten(places);
     return 0;
 }
 
 PyDoc_STRVAR(store_doc,
-             "store(producer, out, decimals, workers)\n--\n\n"
+             "store($module, producer, out, decimals, workers, /)\n--\n\n"
              "Write the producer's matrix to `out`, cast to its dtype and rounded.\n\n"
              "Returns None, or (pairs, rectangles) of what is in doubt.");
 
@@ -105,12 +154,17 @@ static PyObject *
 store(PyObject *module, PyObject *args)
 {
     PyObject *object, *out, *decimals;
-    unsigned int workers;
-    if (!PyArg_ParseTuple(args, "OO!OI:store", &object, &PyArray_Type, &out, &decimals,
+    Py_ssize_t workers;
+    if (!PyArg_ParseTuple(args, "OO!On:store", &object, &PyArray_Type, &out, &decimals,
                           &workers))
     {
         return NULL;
     }
+    if (workers < 1) {
+        return PyErr_Format(PyExc_ValueError, "workers must be at least 1, not %zd",
+                            workers);
+    }
+    unsigned members = workers < PD_TEAM_MAX ? (unsigned)workers : PD_TEAM_MAX;
     pd_producer_object *handle = pd_producer_check(module, object);
     if (handle == NULL) {
         return NULL;
@@ -135,11 +189,11 @@ store(PyObject *module, PyObject *args)
     pd_store *consumer;
     pd_status status = pd_store_create(
         PyArray_DATA(array), type == NPY_FLOAT ? PD_F32 : PD_F64, (size_t)handle->rows,
-        (size_t)handle->cols, &rounding, workers, pd_simd_active(), &consumer);
+        (size_t)handle->cols, &rounding, members, pd_simd_active(), &consumer);
     if (status != PD_OK) {
         return pd_raise(status);
     }
-    status = walk(handle, consumer, workers);
+    status = walk(module, handle, consumer, members);
     PyObject *result;
     if (status == PD_OK) {
         pd_doubts doubts = pd_store_doubts(consumer);

@@ -49,8 +49,9 @@ typedef struct loop {
     pd_team_body body;    // immutable
     void *job;            // immutable; borrowed
     unsigned members;     // immutable
+    bool claimed;         // the team is this loop's; written by the caller alone
     unsigned joined;      // seats taken, the caller's included; guarded by team.mutex
-    uint64_t generation;  // of the team at the start; immutable
+    uint64_t generation;  // of the team when it was claimed; immutable
 
     // Written by all members; on lines of their own, since every index touches `next`.
     _Alignas(64) _Atomic size_t next;
@@ -264,15 +265,23 @@ start_worker(void)
 // Callers
 // ------------------------------------------------------------------------------
 
-// Calls poll when it is due; false once it has ended the loop.
+// Whether this is the child of a fork that the poll made, and the workers are gone.
+static bool
+was_forked(const loop *lp)
+{
+    return lp->claimed && atomic_load(&team.generation) != lp->generation;
+}
+
+// Calls poll when it is due; false once it has ended the loop.  A loop that has ended is
+// not polled again: the poll may have an error of its own in hand.
 static bool
 poll_if_due(loop *lp, pd_team_poll poll, void *poll_arg, int64_t *due_ns)
 {
-    if (poll == NULL || pd_now_ns() < *due_ns) {
+    if (poll == NULL || atomic_load(&lp->status) != PD_OK || pd_now_ns() < *due_ns) {
         return true;
     }
     pd_status status = poll(poll_arg);
-    if (atomic_load(&team.generation) != lp->generation) {
+    if (was_forked(lp)) {
         status = PD_EFORKED;
     }
     *due_ns = pd_now_ns() + PD_TEAM_POLL_NS;
@@ -314,32 +323,31 @@ wait_for_workers(loop *lp, pd_team_poll poll, void *poll_arg, int64_t *due_ns)
         }
         pthread_mutex_unlock(&team.mutex);
         poll_if_due(lp, poll, poll_arg, due_ns);
-        if (atomic_load(&team.generation) != lp->generation) {
+        if (was_forked(lp)) {
             return;
         }
     }
 }
 
-// Claims the team for a caller that wants company; false if it is taken.
-static bool
+// Claims the team for a caller that wants company, unless it is taken.
+static void
 claim_team(loop *lp)
 {
     if (lp->members == 1 || lp->count <= 1) {
-        return false;
+        return;
     }
     pthread_once(&team_once, init_team);
     if (team_once_status != PD_OK) {
-        return false;
+        return;
     }
     pthread_mutex_lock(&team.mutex);
-    bool mine = !team.busy && !team.stopping;
-    if (mine) {
+    if (!team.busy && !team.stopping) {
         team.busy = true;
+        lp->claimed = true;
         lp->generation = atomic_load(&team.generation);
         open_seats(lp);
     }
     pthread_mutex_unlock(&team.mutex);
-    return mine;
 }
 
 pd_status
@@ -359,23 +367,22 @@ pd_team_run(unsigned members,
         .job = job,
         .members = members < PD_TEAM_MAX ? members : PD_TEAM_MAX,
         .joined = 1,
-        .generation = atomic_load(&team.generation),
     };
     if (lp.members > count) {
         lp.members = count > 0 ? (unsigned)count : 1;
     }
     int64_t due_ns = pd_now_ns() + PD_TEAM_POLL_NS;
-    bool claimed = claim_team(&lp);
+    claim_team(&lp);
 
     while (run_index(&lp, 0) && poll_if_due(&lp, poll, poll_arg, &due_ns)) {
     }
-    if (claimed && atomic_load(&team.generation) == lp.generation) {
+    if (lp.claimed && !was_forked(&lp)) {
         pthread_mutex_lock(&team.mutex);
         team.loop = NULL;
         pthread_mutex_unlock(&team.mutex);
         wait_for_workers(&lp, poll, poll_arg, &due_ns);
     }
-    if (claimed && atomic_load(&team.generation) == lp.generation) {
+    if (lp.claimed && !was_forked(&lp)) {
         pthread_mutex_lock(&team.mutex);
         team.busy = false;
         pthread_mutex_unlock(&team.mutex);

@@ -23,7 +23,8 @@
 typedef pd_status (*pd_team_body)(void *job, size_t index, unsigned member);
 
 // Called on the caller's own thread between indices and while it waits for the
-// others, at most every PD_TEAM_POLL_NS.  A status other than PD_OK ends the loop.
+// others, at most every PD_TEAM_POLL_NS.  A status other than PD_OK ends the loop, and it
+// is not called again then.  It has to return: the loop lies on the caller's stack.
 typedef pd_status (*pd_team_poll)(void *arg);
 
 #define PD_TEAM_POLL_NS 20000000

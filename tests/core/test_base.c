@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #    define _GNU_SOURCE
 #endif
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -121,7 +122,9 @@ there_is_at_least_one_processor(void)
 {
     pd_cpu cpu = pd_cpu_count();
     CHECK(cpu.online >= 1 && cpu.affinity >= 1 && cpu.usable >= 1);
-    CHECK(cpu.usable <= cpu.affinity);
+    double quota = ceil(cpu.quota);
+    CHECK(cpu.usable ==
+          (quota > 0 && quota < cpu.affinity ? (unsigned)quota : cpu.affinity));
 }
 
 int

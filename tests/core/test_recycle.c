@@ -1,7 +1,14 @@
 // Recycled blocks: usable to the last byte, re-used, held up to the limit and no more.
+#ifndef _GNU_SOURCE
+#    define _GNU_SOURCE
+#endif
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/recycle.h"
 #include "check.h"
@@ -33,6 +40,8 @@ blocks_are_aligned_and_usable(void)
 static void
 a_freed_block_comes_back(void)
 {
+    pd_recycle_set_limit(0);  // gives back what other tests left
+    pd_recycle_set_limit(PD_RECYCLE_LIMIT_BYTES);
     void *first = pd_recycle_alloc(8 * MIB);
     pd_recycle_free(first);
     CHECK(pd_recycle_get_state().held >= 8 * MIB);
@@ -85,6 +94,40 @@ realloc_keeps_the_content(void)
     pd_recycle_free(block);
 }
 
+#ifndef PD_TEST_NO_FORK
+static _Atomic bool forking;
+
+static void *
+take_and_free(void *arg)
+{
+    while (atomic_load(&forking)) {
+        pd_recycle_free(pd_recycle_alloc(MIB));
+    }
+    return arg;
+}
+
+static void
+a_fork_finds_the_lock_free(void)
+{
+    pthread_t id;
+    atomic_store(&forking, true);
+    CHECK(pthread_create(&id, NULL, take_and_free, NULL) == 0);
+    for (int i = 0; i < 50; i++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(20);  // a locked mutex would hang it
+            pd_recycle_free(pd_recycle_alloc(2 * MIB));
+            _exit(pd_recycle_get_state().held > 0 ? 0 : 1);
+        }
+        int status = -1;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    atomic_store(&forking, false);
+    CHECK(pthread_join(id, NULL) == 0);
+}
+#endif
+
 static void *
 churn(void *arg)
 {
@@ -121,6 +164,9 @@ main(void)
     RUN(the_limit_holds);
     RUN(realloc_keeps_the_content);
     RUN(threads_may_share_it);
+#ifndef PD_TEST_NO_FORK
+    RUN(a_fork_finds_the_lock_free);
+#endif
     pd_recycle_set_limit(0);
     return 0;
 }

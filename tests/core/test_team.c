@@ -8,6 +8,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -124,6 +125,36 @@ poll_is_called_while_waiting_and_can_cancel(void)
 }
 
 static pd_status
+cancel_and_count(void *arg)
+{
+    ++*(int *)arg;
+    return PD_ECANCELED;
+}
+
+static pd_status
+long_for_the_worker(void *job, size_t index, unsigned member)
+{
+    (void)job;
+    (void)index;
+    if (member != 0) {
+        const struct timespec several_polls = {0, 5 * PD_TEAM_POLL_NS};
+        nanosleep(&several_polls, NULL);
+    }
+    return PD_OK;
+}
+
+static void
+a_loop_that_has_ended_is_not_polled(void)
+{
+    for (int attempt = 0; attempt < 10; attempt++) {
+        int polls = 0;
+        (void)pd_team_run(2, COUNT, long_for_the_worker, NULL, cancel_and_count,
+                          &polls);
+        CHECK(polls <= 1);
+    }
+}
+
+static pd_status
 nest(void *job, size_t index, unsigned member)
 {
     (void)index;
@@ -232,6 +263,40 @@ a_forked_child_builds_its_own_team(void)
     CHECK(pd_team_run(4, COUNT, hit, &t, NULL, NULL) == PD_OK);
 }
 
+static pd_status
+slow_hit(void *job, size_t index, unsigned member)
+{
+    if (index == 0) {
+        const struct timespec poll_is_due = {0, 2 * PD_TEAM_POLL_NS};
+        nanosleep(&poll_is_due, NULL);
+    }
+    return hit(job, index, member);
+}
+
+static pd_status
+fork_once(void *arg)
+{
+    pid_t *child = arg;
+    if (*child < 0) {
+        *child = fork();
+    }
+    return PD_OK;
+}
+
+static void
+a_loop_that_runs_alone_goes_on_in_a_forked_child(void)
+{
+    pid_t child = -1;
+    reset();
+    pd_status status = pd_team_run(1, COUNT, slow_hit, &t, fork_once, &child);
+    if (child == 0) {
+        _exit(status == PD_OK && t.begun == COUNT ? 0 : 1);
+    }
+    int code = 0;
+    CHECK(child > 0 && status == PD_OK);
+    CHECK(waitpid(child, &code, 0) == child && code == 0);
+}
+
 static pid_t child_of_poll = -1;
 
 static pd_status
@@ -272,6 +337,7 @@ main(void)
     RUN(no_members_is_refused);
     RUN(a_failure_ends_the_loop_and_is_returned);
     RUN(poll_is_called_while_waiting_and_can_cancel);
+    RUN(a_loop_that_has_ended_is_not_polled);
     RUN(nested_loops_run_inline);
     RUN(callers_share_the_team);
     RUN(workers_block_signals);
@@ -279,6 +345,7 @@ main(void)
     RUN(shutdown_ends_every_thread);
 #ifndef PD_TEST_NO_FORK
     RUN(a_forked_child_builds_its_own_team);
+    RUN(a_loop_that_runs_alone_goes_on_in_a_forked_child);
     RUN(fork_inside_a_loop_gives_the_child_an_error_and_not_a_hang);
 #endif
     pd_team_shutdown();
