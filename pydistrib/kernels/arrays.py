@@ -41,8 +41,8 @@ def as_points(value: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def _is_masked(value: object) -> bool:
-    # NumPy imports numpy.ma when it is first asked for.  Not here: a fork while one thread
-    # imports leaves the child with a locked module.
+    # NumPy imports its masked arrays when they are first named.  Not here: it takes its
+    # time, and a fork while one thread imports leaves the child with a locked module.
     masked_arrays = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
     return isinstance(value, masked_arrays)
 

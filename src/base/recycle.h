@@ -2,9 +2,10 @@
 //
 // The first write to a fresh page costs a page fault and its zeroing: for a 64 MB
 // result 5 to 7 ms, several times what computing it takes.  Freed blocks are therefore
-// held, up to a limit, and handed out again with their pages in place.  What is held is
-// marked as free to reclaim (MADV_FREE, where there is such a thing), so that under
-// memory pressure the kernel takes it back by itself.
+// held, up to a limit, and handed out again with their pages in place.  Of what is held,
+// all but PD_RECYCLE_RESIDENT_BYTES is marked as free to reclaim (MADV_FREE, where there
+// is such a thing): under memory pressure the kernel takes it back by itself, so that
+// what an idle process withholds from others is no more than those.
 #ifndef PD_BASE_RECYCLE_H
 #define PD_BASE_RECYCLE_H
 
@@ -14,6 +15,7 @@
 #define PD_RECYCLE_MIN_BYTES ((size_t)1 << 20)
 
 #define PD_RECYCLE_LIMIT_BYTES ((size_t)256 << 20)
+#define PD_RECYCLE_RESIDENT_BYTES ((size_t)32 << 20)
 
 // A block of at least `bytes`, aligned to 64 bytes, its content undefined; NULL if
 // there is no memory.  Any thread may call any of these functions at any time.

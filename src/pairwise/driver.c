@@ -26,6 +26,7 @@ typedef struct walk_job {
     const pd_producer *producer;
     pd_consumer *consumer;
     const pd_walk *walk;
+    bool keeps;         // the producer does the consumer's work
     member *members;    // one a member of the team; each writes its own
     size_t stride;      // of tiles, in reals
     size_t strip_rows;  // a multiple of tile_rows
@@ -37,6 +38,20 @@ static size_t
 blocks_of(size_t n, size_t block)
 {
     return n / block + (n % block != 0);
+}
+
+static pd_status
+walk_tile(const walk_job *job, pd_tile *tile, void *scratch, unsigned number)
+{
+    const pd_producer *producer = job->producer;
+    if (job->keeps) {
+        return producer->keep(producer, tile, job->consumer->sink, scratch);
+    }
+    pd_status status = producer->fill(producer, tile, scratch);
+    if (status == PD_OK) {
+        status = job->consumer->take(job->consumer, tile, number);
+    }
+    return status;
 }
 
 static pd_status
@@ -70,10 +85,7 @@ walk_strip(void *arg, size_t index, unsigned number)
     for (; status == PD_OK && row < end; row += producer->tile_rows) {
         tile.row = row;
         tile.rows = end - row < producer->tile_rows ? end - row : producer->tile_rows;
-        status = producer->fill(producer, &tile, me->scratch);
-        if (status == PD_OK) {
-            status = job->consumer->take(job->consumer, &tile, number);
-        }
+        status = walk_tile(job, &tile, me->scratch, number);
     }
     if (job->consumer->end_strip != NULL) {
         job->consumer->end_strip(job->consumer, number);
@@ -90,12 +102,14 @@ allocate_member(const walk_job *job, member *me)
         return PD_ENOMEM;
     }
     me->prepared = SIZE_MAX;
-    me->values = pd_alloc(reals, pd_real_size(producer->real));
+    if (!job->keeps) {
+        me->values = pd_alloc(reals, pd_real_size(producer->real));
+    }
     if (producer->has_doubts) {
         me->doubts = pd_alloc(reals, pd_real_size(producer->real));
     }
     me->scratch = pd_alloc(producer->scratch_bytes, 1);
-    bool complete = me->values != NULL && me->scratch != NULL &&
+    bool complete = me->scratch != NULL && (me->values != NULL || job->keeps) &&
                     (me->doubts != NULL || !producer->has_doubts);
     return complete ? PD_OK : PD_ENOMEM;
 }
@@ -138,6 +152,7 @@ pd_walk_tiles(const pd_producer *producer, pd_consumer *consumer, const pd_walk 
         .consumer = consumer,
         .walk = walk,
         .stride = blocks_of(producer->tile_cols, line_reals) * line_reals,
+        .keeps = producer->keep != NULL && consumer->sink != NULL,
     };
     cut_strips(&job, members);
     size_t strips;

@@ -1,4 +1,6 @@
 // Metrics: Y is packed into panels for a column block, X rows meet them four at a time.
+// Points of few features have one panel for the whole block, which each row of X meets
+// in one pass from end to end, past the tile if the consumer only keeps values.
 //
 //      scratch of a thread
 //      +---------------------------+----------------+----------+----------------------+
@@ -21,6 +23,8 @@
 
 #define CHUNK 1024
 #define FEW_FEATURES 16
+#define FEW_PANEL_BYTES (32 << 10)
+#define PANELS_BYTES (256 << 10)
 
 // Points of a million features: a tile must not take longer, since Ctrl-C waits for it.
 #define TILE_NS 10e6
@@ -49,10 +53,11 @@ typedef struct metric_producer {
     pd_matrix x;
     pd_matrix y;
     double parameter;
-    size_t chunk;      // features packed at a time, at least 1
-    bool x_is_packed;  // rows of x can be read where they are
-    bool widens;       // float sums are flushed into double
-    size_t x_offset;   // of the parts of the scratch, in bytes
+    size_t chunk;         // features packed at a time, at least 1
+    size_t panel_stride;  // columns of a panel
+    bool x_is_packed;     // rows of x can be read where they are
+    bool widens;          // float sums are flushed into double
+    size_t x_offset;      // of the parts of the scratch, in bytes
     size_t flush_offset;
     size_t wide_offset;
 } metric_producer;
@@ -96,11 +101,12 @@ pack_columns(const metric_producer *self,
              size_t count,
              char *panels)
 {
-    size_t nr = self->ops->panel_cols;
-    size_t panel_bytes = nr * count * pd_real_size(self->base.real);
-    for (size_t c = 0; c < cols; c += nr) {
+    size_t stride = self->panel_stride;
+    size_t panel_bytes = stride * count * pd_real_size(self->base.real);
+    for (size_t c = 0; c < cols; c += stride) {
         self->ops->pack_panel(element(&self->y, col + c, from), self->y.row_stride,
-                              self->y.col_stride, smaller(nr, cols - c), count, panels);
+                              self->y.col_stride, smaller(stride, cols - c), count,
+                              panels, stride);
         panels += panel_bytes;
     }
 }
@@ -132,7 +138,7 @@ add_widened(const metric_producer *self,
     size_t nr = self->ops->panel_cols;
     for (size_t k = 0; k < count; k += PD_METRIC_FLUSH) {
         size_t terms = smaller(PD_METRIC_FLUSH, count - k);
-        self->ops->cells[self->metric->cell](x + k, x_stride, rows, panel + k * nr,
+        self->ops->cells[self->metric->cell](x + k, x_stride, rows, panel + k * nr, nr,
                                              terms, sums, nr, true);
         self->ops->flush(sums, rows, wide, wide_stride, first && k == 0);
     }
@@ -150,8 +156,9 @@ add_chunk(const metric_producer *self,
 {
     size_t nr = self->ops->panel_cols;
     size_t size = pd_real_size(self->base.real);
-    const char *panel = scratch;
     for (size_t c = 0; c < tile->cols; c += nr) {
+        size_t panel_at = c / self->panel_stride * self->panel_stride * count;
+        const char *panel = scratch + (panel_at + c % self->panel_stride) * size;
         for (size_t r = 0; r < tile->rows; r += PD_CELL_ROWS) {
             size_t rows = smaller(PD_CELL_ROWS, tile->rows - r);
             const char *from = x + r * x_stride * size;
@@ -164,11 +171,11 @@ add_chunk(const metric_producer *self,
             }
             else {
                 char *sums = (char *)tile->values + (r * tile->stride + c) * size;
-                self->ops->cells[self->metric->cell](from, x_stride, rows, panel, count,
-                                                     sums, tile->stride, first);
+                self->ops->cells[self->metric->cell](from, x_stride, rows, panel,
+                                                     self->panel_stride, count, sums,
+                                                     tile->stride, first);
             }
         }
-        panel += nr * count * size;
     }
 }
 
@@ -192,11 +199,31 @@ finish_tile(const metric_producer *self, pd_tile *tile, char *scratch)
     }
 }
 
+// The features from .. from + count of the tile's rows, as arrays of reals.
+static const char *
+rows_of_tile(const metric_producer *self,
+             const pd_tile *tile,
+             char *scratch,
+             size_t from,
+             size_t count,
+             size_t *x_stride)
+{
+    const char *x = element(&self->x, tile->row, from);
+    if (self->x_is_packed) {
+        *x_stride = (size_t)self->x.row_stride / pd_real_size(self->base.real);
+        return x;
+    }
+    char *packed = scratch + self->x_offset;
+    self->ops->pack_rows(x, self->x.row_stride, self->x.col_stride, tile->rows, count,
+                         packed);
+    *x_stride = count;
+    return packed;
+}
+
 static pd_status
 fill_metric(const pd_producer *base, pd_tile *tile, void *scratch)
 {
     const metric_producer *self = (const metric_producer *)base;
-    size_t size = pd_real_size(self->base.real);
     size_t features = self->x.cols;
     size_t from = 0;
     do {
@@ -204,19 +231,38 @@ fill_metric(const pd_producer *base, pd_tile *tile, void *scratch)
         if (features > self->chunk) {
             pack_columns(self, tile->col, tile->cols, from, count, scratch);
         }
-        const char *x = element(&self->x, tile->row, from);
-        size_t x_stride = (size_t)self->x.row_stride / size;
-        if (!self->x_is_packed) {
-            char *packed = (char *)scratch + self->x_offset;
-            self->ops->pack_rows(x, self->x.row_stride, self->x.col_stride, tile->rows,
-                                 count, packed);
-            x = packed;
-            x_stride = count;
-        }
+        size_t x_stride;
+        const char *x = rows_of_tile(self, tile, scratch, from, count, &x_stride);
         add_chunk(self, tile, scratch, x, x_stride, count, from == 0);
         from += count;
     } while (from < features);
     finish_tile(self, tile, scratch);
+    return PD_OK;
+}
+
+static pd_status
+keep_metric(const pd_producer *base,
+            const pd_tile *tile,
+            const pd_sink *sink,
+            void *scratch)
+{
+    const metric_producer *self = (const metric_producer *)base;
+    pd_fused_job job = {
+        .rows = tile->rows,
+        .columns = scratch,
+        .column_stride = self->panel_stride,
+        .cols = tile->cols,
+        .features = self->x.cols,
+        .finish = self->metric->finish,
+        .parameter = self->parameter,
+        .out = (char *)sink->out +
+               (tile->row * sink->stride + tile->col) * pd_real_size(sink->real),
+        .out_stride = sink->stride,
+        .rounding = &sink->rounding,
+        .stream = sink->streams,
+    };
+    job.x = rows_of_tile(self, tile, scratch, 0, self->x.cols, &job.x_stride);
+    self->simd->fused->rows[self->metric->cell][self->base.real][sink->real](&job);
     return PD_OK;
 }
 
@@ -229,6 +275,8 @@ rows_are_packed(const pd_matrix *x)
            x->row_stride % size == 0;
 }
 
+// Few features: one panel, in the L1.  Else panels of NR columns, together about a quarter
+// of an L2.
 static void
 choose_tile(metric_producer *self)
 {
@@ -238,16 +286,21 @@ choose_tile(metric_producer *self)
     bool few = features <= FEW_FEATURES;
     self->chunk = features < CHUNK ? features : CHUNK;
     self->chunk = self->chunk > 0 ? self->chunk : 1;
-    self->base.tile_rows = features > CHUNK ? 128 : few ? 8 : 32;
-    // 4 KB of a row for few features; else panels of about a quarter of an L2.
-    size_t wanted = few ? 4096 / size : (256 << 10) / (self->chunk * size);
-    wanted = wanted < 4096 / size ? wanted : 4096 / size;
+    self->base.tile_rows = features > CHUNK ? 128 : few ? 4 : 32;
+    size_t wanted = (few ? FEW_PANEL_BYTES : PANELS_BYTES) / (self->chunk * size);
+    size_t most = (few ? 2 * 4096 : 4096) / size;
+    wanted = wanted < most ? wanted : most;
     size_t cols = round_up(self->y.rows > 0 ? self->y.rows : 1, nr);
     self->base.tile_cols = smaller(round_up(wanted > nr ? wanted : nr, nr), cols);
     double tile_ns = self->base.pair_ns * (double)self->base.tile_rows *
                      (double)self->base.tile_cols;
     for (; tile_ns > TILE_NS && self->base.tile_rows > PD_CELL_ROWS; tile_ns /= 2) {
         self->base.tile_rows /= 2;
+    }
+    self->panel_stride = nr;
+    if (few) {
+        self->panel_stride = self->base.tile_cols + PD_FUSED_PADDING;
+        self->base.keep = keep_metric;
     }
 }
 
@@ -257,7 +310,8 @@ lay_out_scratch(metric_producer *self)
     size_t size = pd_real_size(self->base.real);
     size_t nr = self->ops->panel_cols;
     size_t stride = round_up(self->base.tile_cols * size, PD_CACHE_LINE) / size;
-    size_t at = round_up(self->base.tile_cols * self->chunk * size, PD_CACHE_LINE);
+    size_t packed_cols = round_up(self->base.tile_cols, self->panel_stride);
+    size_t at = round_up(packed_cols * self->chunk * size, PD_CACHE_LINE);
     self->x_offset = at;
     if (!self->x_is_packed) {
         at += round_up(self->base.tile_rows * self->chunk * size, PD_CACHE_LINE);

@@ -28,11 +28,7 @@
 
 struct pd_store {
     pd_consumer base;
-    char *out;     // borrowed; each pair is written once, by one thread
-    pd_real real;  // immutable, as is all down to the mutex
-    size_t cols;
-    pd_rounding rounding;
-    bool streams;
+    pd_sink sink;  // immutable, as is all down to the mutex; out is borrowed
     const pd_store_ops *ops;
 
     pthread_mutex_t mutex;
@@ -114,9 +110,9 @@ add_row_pairs(pd_store *self, const pd_tile *tile, size_t r)
     for (size_t c = 0; c < tile->cols; c += sizeof(flags)) {
         size_t n = tile->cols - c < sizeof(flags) ? tile->cols - c : sizeof(flags);
         size_t offset = c * pd_real_size(tile->real);
-        size_t found = self->ops->doubtful[tile->real][self->real](
+        size_t found = self->ops->doubtful[tile->real][self->sink.real](
             row_of(tile->values, tile, r) + offset,
-            row_of(tile->doubts, tile, r) + offset, n, &self->rounding, flags);
+            row_of(tile->doubts, tile, r) + offset, n, &self->sink.rounding, flags);
         for (size_t k = 0; found > 0 && k < n; k++) {
             if (flags[k]) {
                 pd_status status = add_pair(self, tile->row + r, tile->col + c + k);
@@ -134,9 +130,9 @@ list_doubts(pd_store *self, const pd_tile *tile, unsigned member)
 {
     size_t count = 0;
     for (size_t r = 0; r < tile->rows; r++) {
-        count += self->ops->doubtful[tile->real][self->real](
+        count += self->ops->doubtful[tile->real][self->sink.real](
             row_of(tile->values, tile, r), row_of(tile->doubts, tile, r), tile->cols,
-            &self->rounding, NULL);
+            &self->sink.rounding, NULL);
     }
     if (count == 0) {
         return PD_OK;
@@ -159,12 +155,13 @@ static pd_status
 take_tile(pd_consumer *base, const pd_tile *tile, unsigned member)
 {
     pd_store *self = (pd_store *)base;
-    size_t size = pd_real_size(self->real);
+    size_t size = pd_real_size(self->sink.real);
     for (size_t r = 0; r < tile->rows; r++) {
-        char *to = self->out + ((tile->row + r) * self->cols + tile->col) * size;
-        self->ops->row[tile->real][self->real](row_of(tile->values, tile, r), to,
-                                               tile->cols, &self->rounding,
-                                               self->streams);
+        char *to = (char *)self->sink.out +
+                   ((tile->row + r) * self->sink.stride + tile->col) * size;
+        self->ops->row[tile->real][self->sink.real](row_of(tile->values, tile, r), to,
+                                                    tile->cols, &self->sink.rounding,
+                                                    self->sink.streams);
     }
     return tile->doubts == NULL ? PD_OK : list_doubts(self, tile, member);
 }
@@ -175,7 +172,7 @@ end_strip(pd_consumer *base, unsigned member)
 {
     (void)member;
     pd_store *self = (pd_store *)base;
-    if (self->streams) {
+    if (self->sink.streams) {
         self->ops->fence();
     }
 }
@@ -211,12 +208,15 @@ pd_store_create(void *out,
     }
     self->base.take = take_tile;
     self->base.end_strip = end_strip;
-    self->out = out;
-    self->real = real;
-    self->cols = cols;
-    self->rounding = *rounding;
-    self->streams =
-        (double)rows * (double)cols * (double)pd_real_size(real) > STREAM_BYTES;
+    self->base.sink = &self->sink;
+    self->sink = (pd_sink){
+        .out = out,
+        .stride = cols,
+        .real = real,
+        .rounding = *rounding,
+        .streams =
+            (double)rows * (double)cols * (double)pd_real_size(real) > STREAM_BYTES,
+    };
     self->ops = simd->store;
     *store = self;
     return PD_OK;

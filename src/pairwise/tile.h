@@ -9,6 +9,9 @@
 //          |   ...   |         |         |      other; the consumer takes each tile
 //          +---------+---------+---------+      while it is still in the L1 or L2.
 //
+// Where a consumer only keeps values, and says so, a producer may keep them itself
+// without a tile in between (pd_sink): small sums cost less than moving them twice.
+//
 // A producer knows what a pair's value is and nothing of what becomes of it; a
 // consumer knows what becomes of values and nothing of where they came from; the
 // driver (driver.h) knows neither.  So a new metric is one producer, a new reduction
@@ -28,6 +31,7 @@
 
 #include "base/real.h"
 #include "base/status.h"
+#include "simd/simd.h"
 
 // Values of the pairs (row .. row + rows) x (col .. col + cols).
 typedef struct pd_tile {
@@ -44,6 +48,17 @@ typedef struct pd_tile {
     // |value - what the user's function would return|; infinity: ask the function.
     void *doubts;
 } pd_tile;
+
+// What a consumer that only keeps values does with them, said so that a producer can do
+// it in its stead while it has them in registers: value (i, j) of the matrix, cast and
+// rounded, is put at out[i * stride + j].
+typedef struct pd_sink {
+    void *out;      // n x stride of `real`
+    size_t stride;  // reals from one row to the next
+    pd_real real;
+    pd_rounding rounding;
+    bool streams;  // past the caches
+} pd_sink;
 
 typedef struct pd_producer pd_producer;
 
@@ -64,6 +79,14 @@ struct pd_producer {
 
     // Fills `tile`, whose columns are the ones that were prepared last.
     pd_status (*fill)(const pd_producer *self, pd_tile *tile, void *scratch);
+
+    // Does with the values of `tile`, which has no memory for them, what `sink` says.
+    // NULL if it cannot: the consumer then takes what fill() filled.  Only for producers
+    // without doubts.
+    pd_status (*keep)(const pd_producer *self,
+                      const pd_tile *tile,
+                      const pd_sink *sink,
+                      void *scratch);
 };
 
 typedef struct pd_consumer pd_consumer;
@@ -76,6 +99,10 @@ struct pd_consumer {
     // Called by the thread that took a strip's tiles when the strip ends, also after an
     // error.  NULL if there is nothing to do then.
     void (*end_strip)(pd_consumer *self, unsigned member);
+
+    // What take() does with tiles that have no doubts; NULL if it is more than to keep
+    // them.  Borrowed from the consumer.
+    const pd_sink *sink;
 };
 
 #endif

@@ -20,7 +20,6 @@
 #    define LN2_LO 1.90821492927058770002e-10
 #    define EXP_MAX 710.0   // exp() of anything larger is infinite
 #    define EXP_MIN -746.0  // exp() of anything smaller is 0
-#    define FMA(a, b, c) __builtin_fma(a, b, c)
 #else
 #    define BITS int32_t
 #    define MANTISSA_BITS 23
@@ -31,7 +30,6 @@
 #    define LN2_LO 1.42860677e-6f
 #    define EXP_MAX 89.0f
 #    define EXP_MIN -104.0f
-#    define FMA(a, b, c) __builtin_fmaf(a, b, c)
 #endif
 
 // 2^h for an integer h in the low bits of t = h + MAGIC.
@@ -102,4 +100,3 @@ N(exp)(REAL x)
 #undef LN2_LO
 #undef EXP_MAX
 #undef EXP_MIN
-#undef FMA

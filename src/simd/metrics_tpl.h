@@ -1,6 +1,6 @@
 // Sums over the features of a block of pairs, and what is done to them in the end.
 //
-//                 panel: [feature][NR], one lane = one column
+//                 panel: [feature][panel_stride], one lane = one column
 //                      k=0 | y00 y10 y20 ... |
 //                      k=1 | y01 y11 y21 ... |        ROWS x PANEL_VECTORS vectors of
 //     x row r: x_rk  ->    broadcast, subtract, add   sums stay in registers while k runs
@@ -36,6 +36,7 @@ N(cells)(VEC (*add)(VEC, VEC),
          const REAL *x,
          size_t x_stride,
          const REAL *panel,
+         size_t panel_stride,
          size_t features,
          REAL *acc,
          size_t acc_stride,
@@ -52,7 +53,7 @@ N(cells)(VEC (*add)(VEC, VEC),
     for (size_t k = 0; k < features; k++) {
         VEC y[PANEL_VECTORS];
         for (int v = 0; v < PANEL_VECTORS; v++) {
-            y[v] = N(load)(panel + k * NR + (size_t)v * LANES);
+            y[v] = N(load)(panel + k * panel_stride + (size_t)v * LANES);
         }
         for (int r = 0; r < rows; r++) {
             VEC xr = N(set1)(x[(size_t)r * x_stride + k]);
@@ -69,29 +70,29 @@ N(cells)(VEC (*add)(VEC, VEC),
 }
 
 // One function a cell: the same loop for 1 .. PD_CELL_ROWS rows.
-#define DEFINE_CELLS(name, add)                                                 \
-    static void N(name)(const void *x, size_t x_stride, size_t rows,            \
-                        const void *panel, size_t features, void *acc,          \
-                        size_t acc_stride, bool first)                          \
-    {                                                                           \
-        switch (rows) {                                                         \
-            case 4:                                                             \
-                N(cells)(add, 4, x, x_stride, panel, features, acc, acc_stride, \
-                         first);                                                \
-                break;                                                          \
-            case 3:                                                             \
-                N(cells)(add, 3, x, x_stride, panel, features, acc, acc_stride, \
-                         first);                                                \
-                break;                                                          \
-            case 2:                                                             \
-                N(cells)(add, 2, x, x_stride, panel, features, acc, acc_stride, \
-                         first);                                                \
-                break;                                                          \
-            default:                                                            \
-                N(cells)(add, 1, x, x_stride, panel, features, acc, acc_stride, \
-                         first);                                                \
-                break;                                                          \
-        }                                                                       \
+#define DEFINE_CELLS(name, add)                                                   \
+    static void N(name)(const void *x, size_t x_stride, size_t rows,              \
+                        const void *panel, size_t panel_stride, size_t features,  \
+                        void *acc, size_t acc_stride, bool first)                 \
+    {                                                                             \
+        switch (rows) {                                                           \
+            case 4:                                                               \
+                N(cells)(add, 4, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            case 3:                                                               \
+                N(cells)(add, 3, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            case 2:                                                               \
+                N(cells)(add, 2, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+            default:                                                              \
+                N(cells)(add, 1, x, x_stride, panel, panel_stride, features, acc, \
+                         acc_stride, first);                                      \
+                break;                                                            \
+        }                                                                         \
     }
 
 DEFINE_CELLS(squares_cells, N(add_square))
@@ -104,13 +105,14 @@ N(pack_panel)(const char *src,
               ptrdiff_t col_stride,
               size_t cols,
               size_t features,
-              void *panel)
+              void *panel,
+              size_t panel_stride)
 {
     REAL *dst = panel;
-    for (size_t c = 0; c < NR; c++) {
+    for (size_t c = 0; c < panel_stride; c++) {
         const char *from = src + (c < cols ? (ptrdiff_t)c * row_stride : 0);
         for (size_t k = 0; k < features; k++) {
-            dst[k * NR + c] =
+            dst[k * panel_stride + c] =
                 c < cols
                     ? *(const REAL *)(const void *)(from + (ptrdiff_t)k * col_stride)
                     : (REAL)0;
@@ -169,7 +171,7 @@ N(finish_sqrt)(void *sums, size_t n, double parameter)
     }
 }
 
-static void
+static __attribute__((noinline)) void
 N(finish_exp)(void *sums, size_t n, double parameter)
 {
     REAL *values = sums;

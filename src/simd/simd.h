@@ -41,27 +41,31 @@ typedef enum pd_finish {
 
 // The loops of metrics on reals of one type; `real` below stands for that type.
 typedef struct pd_metric_ops {
-    size_t panel_cols;  // NR: columns of a panel, which is packed as [feature][NR]
+    size_t panel_cols;  // NR: columns that meet some rows in one call
 
+    // A panel holds columns as [feature][panel_stride].
+    //
     // acc[r][c] (+)= the terms of the features 0 .. features of row r of `x` and column
     // c of `panel`, for rows x panel_cols pairs; `first`: acc is written, not read.
     void (*cells[PD_CELLS])(const void *x,
                             size_t x_stride,
                             size_t rows,
                             const void *panel,
+                            size_t panel_stride,
                             size_t features,
                             void *acc,
                             size_t acc_stride,
                             bool first);
 
-    // Packs `cols` <= panel_cols points, of which element (c, k) lies at
-    // src + c * row_stride + k * col_stride bytes, into a panel; lanes beyond are zero.
+    // Packs `cols` <= panel_stride points, of which element (c, k) lies at
+    // src + c * row_stride + k * col_stride bytes, into a panel; what is beyond is zero.
     void (*pack_panel)(const char *src,
                        ptrdiff_t row_stride,
                        ptrdiff_t col_stride,
                        size_t cols,
                        size_t features,
-                       void *panel);
+                       void *panel,
+                       size_t panel_stride);
 
     // Copies points as rows of `features` reals each.
     void (*pack_rows)(const char *src,
@@ -104,11 +108,36 @@ typedef struct pd_store_ops {
     void (*fence)(void);
 } pd_store_ops;
 
+// A metric of some rows and columns, and where its values go, rounded.
+typedef struct pd_fused_job {
+    const void *x;  // row r begins x_stride reals after row r - 1
+    size_t x_stride;
+    size_t rows;
+    const void *columns;   // feature k of column c is the real k * column_stride + c;
+    size_t column_stride;  // PD_FUSED_PADDING reals after the last are readable
+    size_t cols;
+    size_t features;
+    pd_finish finish;
+    double parameter;
+    void *out;  // row r begins out_stride results after row r - 1
+    size_t out_stride;
+    const pd_rounding *rounding;
+    bool stream;  // as in pd_store_ops
+} pd_fused_job;
+
+#define PD_FUSED_PADDING 64
+
+typedef struct pd_fused_ops {
+    void (*rows[PD_CELLS][PD_REALS][PD_REALS])(const pd_fused_job *job);  // [from][to]
+} pd_fused_ops;
+
 typedef struct pd_simd {
     const char *name;
     const pd_metric_ops *metrics[PD_REALS];
     const pd_store_ops *store;
-    const pd_block_ops *blocks[PD_REALS];
+    const pd_fused_ops *fused;
+    const pd_block_loop *blocks;  // indexed by pd_block_op
+    const pd_block_fold *folds;   // indexed by pd_fold_op
 } pd_simd;
 
 // The table in use: the best of this CPU, unless pd_simd_select() chose another.

@@ -1,55 +1,19 @@
 // From values to results: cast, round as NumPy rounds, store; and the check of doubts.
 //
-// Streaming stores (past the caches) want whole, aligned cache lines: values are
-// finished into a small buffer in L1 and its lines streamed; what lies before the first
-// and after the last line boundary of the row is stored as usual.
+// Streaming stores (past the caches) want whole vectors on boundaries of their size; what
+// lies before the first cache line of the row, and after the last, is stored as usual.
 
-#define LINE_ITEMS (64 / sizeof(TO))
-#define BUFFER_ITEMS 512
-
-static inline TO
-N(final)(FROM value, const pd_rounding *rounding, TO scale)
+// n values, stored as usual.
+static void
+N(final_values)(const FROM *src, TO *dst, size_t n, const TO_N(rounder) * rounder)
 {
-    TO v = (TO)value;
-    if (!rounding->rounds) {
-        return v;
+    size_t i = 0;
+    for (; n - i >= TO_LANES; i += TO_LANES) {
+        TO_N(store)(dst + i, TO_N(round)(LOAD_AS(src + i), rounder));
     }
-    if (rounding->multiplies) {
-        v *= scale;
-    }
-    else {
-        v /= scale;
-    }
-    v = sizeof(TO) == sizeof(double) ? (TO)__builtin_rint((double)v)
-                                     : (TO)__builtin_rintf((float)v);
-    return rounding->multiplies ? v / scale : v * scale;
-}
-
-static inline void
-N(finish_row)(const FROM *src, TO *dst, size_t n, const pd_rounding *given)
-{
-    // A copy, and branches on constants: the loops below vectorise.
-    const pd_rounding rounding = *given;
-    const TO scale = (TO)rounding.scale;
-    if (!rounding.rounds && sizeof(FROM) == sizeof(TO)) {
-        memcpy(dst, src, n * sizeof(TO));
-    }
-    else if (!rounding.rounds) {
-        for (size_t i = 0; i < n; i++) {
-            dst[i] = (TO)src[i];
-        }
-    }
-    else if (rounding.multiplies) {
-        const pd_rounding multiply = {.rounds = true, .multiplies = true};
-        for (size_t i = 0; i < n; i++) {
-            dst[i] = N(final)(src[i], &multiply, scale);
-        }
-    }
-    else {
-        const pd_rounding divide = {.rounds = true, .multiplies = false};
-        for (size_t i = 0; i < n; i++) {
-            dst[i] = N(final)(src[i], &divide, scale);
-        }
+    if (i < n) {
+        TO_VEC rest = TO_N(round)(LOAD_SOME_AS(src + i, n - i), rounder);
+        TO_N(store_some)(dst + i, rest, n - i);
     }
 }
 
@@ -58,30 +22,34 @@ N(row)(const void *from, void *to, size_t n, const pd_rounding *rounding, bool s
 {
     const FROM *src = from;
     TO *dst = to;
-    if (!stream) {
-        N(finish_row)(src, dst, n, rounding);
-        return;
-    }
-    size_t head = (64 - (uintptr_t)dst % 64) % 64 / sizeof(TO);
-    head = head < n ? head : n;
-    N(finish_row)(src, dst, head, rounding);
-    size_t i = head;
-    if (!rounding->rounds && sizeof(FROM) == sizeof(TO)) {
-        for (; n - i >= LINE_ITEMS; i += LINE_ITEMS) {
-            stream_line(dst + i, src + i);
+    const TO_N(rounder) rounder = TO_N(rounder_of)(rounding);
+    size_t i = 0;
+#if HAS_STREAM
+    if (stream) {
+        size_t head = items_to_boundary(dst, 64, sizeof(TO));
+        i = head < n ? head : n;
+        N(final_values)(src, dst, i, &rounder);
+        for (; n - i >= TO_LANES; i += TO_LANES) {
+            TO_N(stream)(dst + i, TO_N(round)(LOAD_AS(src + i), &rounder));
         }
     }
-    while (n - i >= LINE_ITEMS) {
-        _Alignas(64) TO buffer[BUFFER_ITEMS];
-        size_t count = n - i < BUFFER_ITEMS ? n - i : BUFFER_ITEMS;
-        count -= count % LINE_ITEMS;
-        N(finish_row)(src + i, buffer, count, rounding);
-        for (size_t k = 0; k < count; k += LINE_ITEMS) {
-            stream_line(dst + i + k, buffer + k);
-        }
-        i += count;
+#else
+    (void)stream;
+#endif
+    N(final_values)(src + i, dst + i, n - i, &rounder);
+}
+
+static inline TO
+N(final)(FROM value, const pd_rounding *rounding, TO scale)
+{
+    TO v = (TO)value;
+    if (!rounding->rounds) {
+        return v;
     }
-    N(finish_row)(src + i, dst + i, n - i, rounding);
+    v = rounding->multiplies ? v * scale : v / scale;
+    v = sizeof(TO) == sizeof(double) ? (TO)__builtin_rint((double)v)
+                                     : (TO)__builtin_rintf((float)v);
+    return rounding->multiplies ? v / scale : v * scale;
 }
 
 // Whether a value v with a doubt t may come out differently.
@@ -101,6 +69,22 @@ N(is_doubtful)(FROM v, FROM t, const pd_rounding *rounding, TO scale, bool exact
     return t != 0 && !same && !(low != low && high != high);
 }
 
+// Whether any of n values needs a closer look, by a test that vectorises: it takes some
+// that are not doubtful and leaves out none that is.
+static bool
+N(any_suspect)(const FROM *v, const FROM *t, size_t n, bool moves_count)
+{
+    size_t suspects = 0;
+    for (size_t i = 0; i < n; i++) {
+        FROM low = v[i] - t[i];
+        FROM high = v[i] + t[i];
+        bool moves = ((TO)low != (TO)high) | ((low < 0) != (high < 0));
+        bool unknown = !(t[i] < (FROM)INFINITY);
+        suspects += unknown | (moves & moves_count);
+    }
+    return suspects > 0;
+}
+
 static size_t
 N(doubtful)(const void *values,
             const void *doubts,
@@ -114,6 +98,12 @@ N(doubtful)(const void *values,
     const TO scale = (TO)rounding.scale;
     const bool exact_type = sizeof(FROM) <= sizeof(TO);
     size_t count = 0;
+    if (!N(any_suspect)(v, t, n, !exact_type || rounding.rounds)) {
+        if (flags != NULL) {
+            memset(flags, 0, n);
+        }
+        return 0;
+    }
     if (flags == NULL) {
         for (size_t i = 0; i < n; i++) {
             count += N(is_doubtful)(v[i], t[i], &rounding, scale, exact_type);
@@ -126,6 +116,3 @@ N(doubtful)(const void *values,
     }
     return count;
 }
-
-#undef LINE_ITEMS
-#undef BUFFER_ITEMS

@@ -7,6 +7,8 @@
 
 #define F64_LANES 2
 #define F32_LANES 4
+#define FMA_IS_FAST 1
+#define HAS_STREAM 0
 #define PANEL_VECTORS 4
 
 typedef float64x2_t f64v;
@@ -87,11 +89,91 @@ f32_max_magnitude(f32v a, f32v b)
         vmaxq_s32(vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b)));
 }
 
-// There is no portable streaming store here; the write combining of ordinary ones does.
-static inline void
-stream_line(void *dst, const void *src)
+static inline f64v
+f64_sqrt(f64v a)
 {
-    memcpy(dst, src, 64);
+    return vsqrtq_f64(a);
+}
+
+static inline f64v
+f64_rint(f64v a)
+{
+    return vrndiq_f64(a);
+}
+
+static inline f32v
+f32_sqrt(f32v a)
+{
+    return vsqrtq_f32(a);
+}
+
+static inline f32v
+f32_rint(f32v a)
+{
+    return vrndiq_f32(a);
+}
+
+// Load and convert: as many doubles as a vector has floats, and the reverse.
+static inline f32v
+f32_load_f64(const double *p)
+{
+    return vcvt_high_f32_f64(vcvt_f32_f64(vld1q_f64(p)), vld1q_f64(p + 2));
+}
+
+static inline f64v
+f64_load_f32(const float *p)
+{
+    return vcvt_f64_f32(vld1_f32(p));
+}
+
+// Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the
+// memory beyond is not touched.
+static inline f64v
+f64_load_some(const double *p, size_t n)
+{
+    double lanes[F64_LANES] = {0};
+    memcpy(lanes, p, n * sizeof(lanes[0]));
+    return f64_load(lanes);
+}
+
+static inline void
+f64_store_some(double *p, f64v v, size_t n)
+{
+    double lanes[F64_LANES];
+    f64_store(lanes, v);
+    memcpy(p, lanes, n * sizeof(lanes[0]));
+}
+
+static inline f32v
+f32_load_some(const float *p, size_t n)
+{
+    float lanes[F32_LANES] = {0};
+    memcpy(lanes, p, n * sizeof(lanes[0]));
+    return f32_load(lanes);
+}
+
+static inline void
+f32_store_some(float *p, f32v v, size_t n)
+{
+    float lanes[F32_LANES];
+    f32_store(lanes, v);
+    memcpy(p, lanes, n * sizeof(lanes[0]));
+}
+
+static inline f32v
+f32_load_f64_some(const double *p, size_t n)
+{
+    double lanes[F32_LANES] = {0};
+    memcpy(lanes, p, n * sizeof(lanes[0]));
+    return f32_load_f64(lanes);
+}
+
+static inline f64v
+f64_load_f32_some(const float *p, size_t n)
+{
+    float lanes[F64_LANES] = {0};
+    memcpy(lanes, p, n * sizeof(lanes[0]));
+    return f64_load_f32(lanes);
 }
 
 static inline void

@@ -8,6 +8,8 @@
 
 #define F64_LANES 1
 #define F32_LANES 1
+#define FMA_IS_FAST 0
+#define HAS_STREAM 0
 #define PANEL_VECTORS 8  // a panel of 8 columns
 
 typedef double f64v;
@@ -94,11 +96,83 @@ f32_max_magnitude(f32v a, f32v b)
     return x > y ? a : b;
 }
 
-// Writes one cache line to an address on a line's boundary.
-static inline void
-stream_line(void *dst, const void *src)
+static inline f64v
+f64_sqrt(f64v a)
 {
-    memcpy(dst, src, 64);
+    return __builtin_sqrt(a);
+}
+
+static inline f64v
+f64_rint(f64v a)
+{
+    return __builtin_rint(a);
+}
+
+static inline f32v
+f32_sqrt(f32v a)
+{
+    return __builtin_sqrtf(a);
+}
+
+static inline f32v
+f32_rint(f32v a)
+{
+    return __builtin_rintf(a);
+}
+
+// Load and convert: as many doubles as a vector has floats, and the reverse.
+static inline f32v
+f32_load_f64(const double *p)
+{
+    return (float)*p;
+}
+
+static inline f64v
+f64_load_f32(const float *p)
+{
+    return (double)*p;
+}
+
+// Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the
+// memory beyond is not touched.
+static inline f64v
+f64_load_some(const double *p, size_t n)
+{
+    return n > 0 ? *p : 0;
+}
+
+static inline void
+f64_store_some(double *p, f64v v, size_t n)
+{
+    if (n > 0) {
+        *p = v;
+    }
+}
+
+static inline f32v
+f32_load_some(const float *p, size_t n)
+{
+    return n > 0 ? *p : 0;
+}
+
+static inline void
+f32_store_some(float *p, f32v v, size_t n)
+{
+    if (n > 0) {
+        *p = v;
+    }
+}
+
+static inline f32v
+f32_load_f64_some(const double *p, size_t n)
+{
+    return n > 0 ? (float)*p : 0;
+}
+
+static inline f64v
+f64_load_f32_some(const float *p, size_t n)
+{
+    return n > 0 ? (double)*p : 0;
 }
 
 static inline void

@@ -141,7 +141,7 @@ check_cells(pd_real real, size_t rows, size_t cols, size_t features, size_t shif
             put(y_at, real, c * (features + 2) + k, y[c][k]);
         }
     }
-    ops->pack_panel(y_at, y_row, (ptrdiff_t)size, cols, features, panel);
+    ops->pack_panel(y_at, y_row, (ptrdiff_t)size, cols, features, panel, nr);
     for (size_t c = 0; c < nr; c++) {
         for (size_t k = 0; k < features; k++) {
             CHECK(same(get(panel, real, k * nr + c), c < cols ? y[c][k] : 0.0));
@@ -159,7 +159,7 @@ check_cells(pd_real real, size_t rows, size_t cols, size_t features, size_t shif
                     before[r][c] = first ? 0 : get(acc_at, real, r * (nr + 5) + c);
                 }
             }
-            ops->cells[cell](x_at, x_stride, rows, panel, features, acc_at, nr + 5,
+            ops->cells[cell](x_at, x_stride, rows, panel, nr, features, acc_at, nr + 5,
                              first != 0);
             for (size_t r = 0; r < rows; r++) {
                 for (size_t c = 0; c < cols; c++) {
