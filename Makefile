@@ -37,7 +37,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m mypy.stubtest pydistrib._core
+	$(BIN)/python -m mypy.stubtest pydistrib._core --mypy-config-file pyproject.toml
 	$(BIN)/clang-format --dry-run --Werror $(wildcard src/*/*.[ch] tests/core/*.[ch])
 	set -e; for cc in gcc clang; do \
 	    command -v $$cc > /dev/null || continue; \

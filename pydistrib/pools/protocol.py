@@ -78,10 +78,15 @@ TERMINATE: Final = "TERMINATE"
 # --------------------------------------------------------------------------------------
 
 
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     # A RuntimeError says that the loop was closed: nobody waits any more.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+        loop.call_soon_threadsafe(_set_done, future)
 
 
 def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:

@@ -908,7 +908,8 @@ async_await(PyObject *op)
 }
 
 PyDoc_STRVAR(set_hooks_doc,
-             "_set_pool_hooks(timeout_error, cancelled_error, awaiter, anext)\n--\n\n"
+             "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
+             "/)\n--\n\n"
              "What results raise, what `await result` iterates over, and what "
              "`anext(iterator)`\nawaits.");
 
