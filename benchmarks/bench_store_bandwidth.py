@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import peers
+from bench_post_kernel import fastest_way
 from probe import store_probe
 from timing import Row, Settings, ratio_row, take_turns
 
 import pydistrib
-from bench_post_kernel import fastest_way
 
 SUBJECT = "abs(a - b) to float32, out="
 

@@ -32,7 +32,8 @@ def store_probe() -> ModuleType | None:
             print(f"no probe of the memory: {error}")
             return None
         spec = importlib.util.spec_from_file_location("store_probe", target)
-        assert spec is not None and spec.loader is not None
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)  # stays mapped when its file is gone
         return module
