@@ -2,10 +2,12 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads and other engines that run Python tasks) and `_config` (how many threads).
-`_core` is the C extension.  Importing starts no thread and imports nothing but NumPy.
+`pools` (threads and other engines that run Python tasks), `threads` (one thread, locks,
+counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
+no thread, and imports NumPy and, where it is installed, threadpoolctl.
 """
 
+from pydistrib import _threadpoolctl
 from pydistrib._config import (
     cpu_count,
     num_threads,
@@ -13,6 +15,7 @@ from pydistrib._config import (
     set_num_threads,
     show_config,
 )
+from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -22,12 +25,44 @@ from pydistrib.kernels.metrics import (
     sqeuclidean,
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
+from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
+from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
+from pydistrib.threads import (
+    Barrier,
+    BoundedSemaphore,
+    Condition,
+    Event,
+    Local,
+    Lock,
+    RLock,
+    Semaphore,
+    Thread,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncResult",
+    "Barrier",
+    "BoundedSemaphore",
+    "Condition",
+    "Counter",
+    "Event",
     "Explanation",
+    "Future",
+    "Local",
+    "Lock",
+    "MapResult",
     "Metric",
+    "PoolStats",
+    "RLock",
+    "ResultIterator",
+    "Semaphore",
+    "Thread",
+    "ThreadPool",
+    "ThreadPoolExecutor",
+    "TimeoutError",
+    "WorkerStats",
     "absolute_distance",
     "chebyshev",
     "cpu_count",
@@ -43,4 +78,5 @@ __all__ = [
 ]
 
 obey_environment()
+_threadpoolctl.register_if_installed()
 del obey_environment

@@ -42,7 +42,9 @@ class Metric:
     name: str
     formula: str
     aliases: tuple[str, ...] = ()
-    defaults: dict[str, Callable[[int], float]] = field(default_factory=dict, repr=False)
+    defaults: dict[str, Callable[[int], float]] = field(
+        default_factory=dict, repr=False, hash=False
+    )
 
     def parameters(self, given: dict[str, Any], features: int) -> dict[str, float]:
         """
@@ -158,6 +160,11 @@ def _real_number(value: object, name: str) -> float:
     raise TypeError(f"{name} must be a real number, not {value!r:.80}")
 
 
+# A function of its own and no lambda: metrics can be pickled.
+def _one_over(features: int) -> float:
+    return 1.0 / max(features, 1)
+
+
 absolute_distance: Final = Metric(
     "cityblock", "sum(|x - y|)", aliases=("absolute", "manhattan", "l1")
 )
@@ -168,7 +175,7 @@ rbf: Final = Metric(
     "rbf",
     "exp(-gamma * sum((x - y)**2))",
     aliases=("gaussian",),
-    defaults={"gamma": lambda features: 1.0 / max(features, 1)},
+    defaults={"gamma": _one_over},
 )
 
 METRICS: Final = (absolute_distance, sqeuclidean, euclidean, chebyshev, rbf)

@@ -124,7 +124,7 @@ def _plan_function(
         else:
             return _Plan(
                 traced.producer,
-                Explanation("traced", "verified against the function", traced.describe()),
+                Explanation("traced", "verified against the function", traced.expression),
                 function,
             )
     producer = _core.callable_producer(function, x, y)

@@ -1,2 +1,311 @@
-class NotTraceable(Exception): pass
-def trace_pairs(f,x,y): raise NotTraceable("not yet")
+"""
+Tracing: from a Python function of two points to a producer, or a reason why not.
+
+A function is traced anew in every call, never remembered: what it finds in its globals and
+closures is read at the call, as the loop would.  It is believed only if
+
+1. its code and what it can reach are known to be free of side effects (`sandbox`);
+2. every way through its branches could be followed, and none did anything unknown;
+3. two tracings of it agree;
+4. on a sample of pairs the machine gives what the function itself gives: the same bits
+   where the value is exact, else within the bound of its error.
+
+Where a pair's value is not known well enough, because of its error bound or because the
+function might raise there, the pair is *in doubt* and the function itself is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydistrib import _core
+from pydistrib.kernels.arrays import as_native
+from pydistrib.kernels.tracing import bounds
+from pydistrib.kernels.tracing.describe import describe
+from pydistrib.kernels.tracing.graph import Graph
+from pydistrib.kernels.tracing.kinds import FLOAT_KINDS, KINDS, MAX_EXACT, Kind
+from pydistrib.kernels.tracing.program import Program, compile_program
+from pydistrib.kernels.tracing.refusal import (
+    NotTraceable,
+    check_refused,
+    refuse,
+    start_watching,
+)
+from pydistrib.kernels.tracing.sandbox import Sandbox
+from pydistrib.kernels.tracing.symbols import Decision, Symbol, Trace
+
+__all__ = ["NotTraceable", "Traced", "trace_pairs"]
+
+# Ways through a function's branches that are followed.
+MAX_WAYS: Final = 64
+
+# The core's limit, see PD_MACHINE_MAX_FEATURES in src/expr/machine.h.
+MAX_FEATURES: Final = 16384
+
+# Rows and columns whose pairs are compared with the function itself.
+_SAMPLE_ROWS: Final = 8
+
+# Extreme values are looked for among this many points.
+_SEARCHED: Final = 4096
+
+
+@dataclass(frozen=True)
+class Traced:
+    """
+    A traced function, ready to run.
+
+    Parameters
+    ----------
+    producer : Producer
+        What the native core walks over.
+    program : Program
+        What it runs.
+    expression : str
+        The function as a formula of a and b.
+    """
+
+    producer: _core.Producer
+    program: Program
+    expression: str
+
+
+def trace_pairs(
+    function: Callable[[Any, Any], Any], x: NDArray[Any], y: NDArray[Any]
+) -> Traced:
+    """
+    Trace a function of two points.
+
+    Parameters
+    ----------
+    function : callable
+        The function.
+    x : ndarray of shape (n,) or (n, d)
+        The points that it gets first.
+    y : ndarray of shape (m,) or (m, d)
+        The points that it gets second.
+
+    Returns
+    -------
+    Traced
+        The producer of its values for all pairs.
+
+    Raises
+    ------
+    NotTraceable
+        If it cannot be traced.
+    """
+    start_watching()
+    _check_points(x, y)
+    copy = Sandbox().admit(function)
+    graph, value, doubt = _trace_twice(copy, x, y)
+    program = compile_program(graph, value, doubt)
+    bound = None if doubt is None else compile_program(graph, doubt, None)
+    with np.errstate(all="ignore"):
+        _verify(program, function, x, y, bound)
+    native = as_native(x, y)
+    if doubt is None and value == _absolute_difference(graph, native[0].dtype):
+        # The same bits from the metric's loop, which for float32 works on floats.
+        producer = _core.metric_producer("cityblock", *native, 0.0)
+    else:
+        producer = _core.expr_producer(program.words, program.functions, *native)
+    return Traced(producer, program, describe(graph, value))
+
+
+def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
+    """Give the node of abs(a - b) for numbers of a floating type."""
+    a, b = graph.feature("x", 0, 0, 0), graph.feature("y", 0, 0, 0)
+    difference = graph.op("SUB", a, b)
+    if dtype == np.float32:
+        difference = graph.op("TO_F32", difference)
+    return graph.op("ABS", difference)
+
+
+def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:
+    for points in (x, y):
+        if points.size == 0:
+            refuse("there are no pairs or no features")
+        if points.dtype.name not in KINDS or not points.dtype.isnative:
+            refuse(f"points of {points.dtype} are not known to the tracer")
+    if x.ndim == 2 and x.shape[1] > MAX_FEATURES:
+        refuse(f"{x.shape[1]} features are more than {MAX_FEATURES}")
+    modes = np.geterr()
+    if not {"ignore", "warn"}.issuperset(modes.values()):
+        refuse("numpy.seterr() has floating-point errors raised or handled")
+
+
+# ------------------------------------------------------------------------------------
+# Following a function
+# ------------------------------------------------------------------------------------
+
+
+def _trace_twice(
+    copy: Callable[..., Any], x: NDArray[Any], y: NDArray[Any]
+) -> tuple[Graph, int, int | None]:
+    trace = Trace(0 if x.ndim == 1 else x.shape[1])
+    sides = [_points_symbol(trace, "x", x), _points_symbol(trace, "y", y)]
+    first = _follow(trace, copy, *sides)
+    if _follow(trace, copy, *sides) != first:
+        refuse("it is another function each time it is called")
+    value, doubt = first
+    return trace.graph, value, doubt
+
+
+def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:
+    name = points.dtype.name
+    interval = None
+    if name not in FLOAT_KINDS:
+        interval = int(points.min()), int(points.max())
+        if max(map(abs, interval)) > MAX_EXACT:
+            refuse(f"it works on integers of {name} beyond 2**53")
+    length = trace.features
+    kind = Kind(name, 1 if length else -1)
+    node = trace.graph.feature(side, 0, 1 if length else 0, length)
+    return Symbol(trace, node, kind, length, None, interval)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way through the function: its decisions, and what came out."""
+
+    decisions: list[Decision]
+    value: int
+    doubt: bounds.Bound
+    raised: bool
+
+
+def _follow(
+    trace: Trace, copy: Callable[..., Any], a: Symbol, b: Symbol
+) -> tuple[int, bounds.Bound]:
+    """Follow every way through the function, and join what comes out."""
+    ways: list[_Way] = []
+    choices: list[bool] = []
+    while True:
+        trace.start_way(choices)
+        ways.append(_one_way(trace, copy, a, b))
+        if len(ways) > MAX_WAYS:
+            refuse(f"there are more than {MAX_WAYS} ways through its branches")
+        choices = [choice for _, _, choice in trace.decisions]
+        while choices and not choices[-1]:
+            choices.pop()
+        if not choices:
+            break
+        choices[-1] = False
+    if all(way.raised for way in ways):
+        refuse("it raises an exception when it is traced")
+    return _join(trace.graph, ways, 0)
+
+
+def _one_way(trace: Trace, copy: Callable[..., Any], a: Symbol, b: Symbol) -> _Way:
+    g = trace.graph
+    try:
+        result = copy(a, b)
+    except NotTraceable:
+        raise
+    except Exception:
+        # Whatever it is, the function itself shall say it: where this way is taken.
+        check_refused()
+        return _Way(trace.decisions, g.const(math.nan), g.const(math.inf), True)
+    check_refused()
+    symbol = _result_symbol(trace, result)
+    doubt = bounds.plus(g, symbol.bound, *dict.fromkeys(trace.guards))
+    return _Way(trace.decisions, symbol.node, doubt, False)
+
+
+def _result_symbol(trace: Trace, result: Any) -> Symbol:
+    if not isinstance(result, (Symbol, bool, int, float, np.generic)):
+        refuse(f"it returns a value of type {type(result).__name__}")
+    symbol = trace.symbol(result)
+    if symbol.kind.ndim == 1:
+        refuse("it returns an array")
+    return symbol
+
+
+def _join(g: Graph, ways: list[_Way], depth: int) -> tuple[int, bounds.Bound]:
+    """Join, and take from the list, the ways that agree in their first decisions."""
+    way = ways[0]
+    if len(way.decisions) == depth:
+        ways.pop(0)
+        return way.value, way.doubt
+    condition, bound, _ = way.decisions[depth]
+    value_if, doubt_if = _join(g, ways, depth + 1)
+    value_else, doubt_else = _join(g, ways, depth + 1)
+    value = g.op("WHERE", condition, value_if, value_else)
+    doubt: bounds.Bound = None
+    if doubt_if is not None or doubt_else is not None:
+        zero = g.const(0.0)
+        doubt = g.op(
+            "WHERE",
+            condition,
+            zero if doubt_if is None else doubt_if,
+            zero if doubt_else is None else doubt_else,
+        )
+    return value, bounds.plus(g, doubt, bound)
+
+
+# ------------------------------------------------------------------------------------
+# Comparing with the function itself
+# ------------------------------------------------------------------------------------
+
+
+def _verify(
+    program: Program,
+    function: Callable[[Any, Any], Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    doubts: Program | None,
+) -> None:
+    """Compare with the function on a sample; `doubts` computes the bounds of errors."""
+    rows, cols = _sample(x), _sample(y)
+    points, others = x[rows], y[cols]
+    i, j = (index.ravel() for index in np.indices((len(rows), len(cols))))
+    try:
+        expected = _core.call_pairs(function, points, others, i, j)
+    except Exception as error:
+        raise NotTraceable(
+            f"it raises {type(error).__name__} for a pair of the sample"
+        ) from None
+    native = as_native(points, others)
+    values = _run(program, *native)
+    right = (values == expected) & (np.signbit(values) == np.signbit(expected))
+    right |= np.isnan(values) & np.isnan(expected)
+    if doubts is not None:
+        allowed = _run(doubts, *native)
+        right |= (np.abs(values - expected) <= allowed) | ~np.isfinite(allowed)
+    if not right.all():
+        worst = int(np.argmin(right))
+        refuse(
+            f"traced, it gives {float(values[worst])!r} for the pair "
+            f"({rows[i[worst]]}, {cols[j[worst]]}), and called {float(expected[worst])!r}"
+        )
+
+
+def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
+    """Give what a program computes for all pairs, in one row, as it is."""
+    values = np.empty((len(x), len(y)))
+    producer = _core.expr_producer(program.words, program.functions, x, y)
+    _core.store(producer, values, None, 1)
+    return values.ravel()
+
+
+def _sample(points: NDArray[Any]) -> list[int]:
+    """Choose some points: the ends, the extremes, what is not finite, some between."""
+    n = len(points)
+    if n <= _SAMPLE_ROWS:
+        return list(range(n))
+    searched = points[:_SEARCHED] if points.ndim == 1 else points[:_SEARCHED, 0]
+    chosen = {0, n - 1, int(searched.argmin()), int(searched.argmax())}
+    unusual = np.flatnonzero(~np.isfinite(searched))
+    chosen.update(unusual[:1].tolist())
+    step = n / _SAMPLE_ROWS
+    spread = (int(step * (k + 0.5)) for k in range(_SAMPLE_ROWS))
+    for k in spread:
+        if len(chosen) == _SAMPLE_ROWS:
+            break
+        chosen.add(k)
+    return sorted(chosen)

@@ -17,11 +17,21 @@
 #endif
 #include <numpy/arrayobject.h>
 
-// The module's state.  Written by the exec slot only, then immutable.
+// The module's state; every reference is strong.  Written by the exec slot, and the
+// pool hooks by pydistrib.pools when it is imported; then immutable.
 typedef struct pd_module_state {
-    PyTypeObject *producer_type;  // strong
-    PyObject *result_handler;     // strong: the capsule that NumPy takes
-    PyObject *main_thread;        // strong: threading.main_thread
+    PyTypeObject *producer_type;
+    PyObject *result_handler;  // the capsule that NumPy takes
+    PyTypeObject *queue_type;
+    PyTypeObject *async_type;
+    PyTypeObject *map_type;
+    PyTypeObject *stream_type;
+    PyTypeObject *lane_type;
+    PyObject *timeout_error;  // the pool hooks: see _set_pool_hooks()
+    PyObject *cancelled_error;
+    PyObject *awaiter;
+    PyObject *anext;
+    PyObject *main_thread;  // threading.main_thread
 } pd_module_state;
 
 // Sets the exception that belongs to `status`, unless one is set already (a poll that
@@ -30,11 +40,15 @@ PyObject *pd_raise(pd_status status);
 
 // One table a subject, each ending with a zero row.
 extern PyMethodDef pd_callable_methods[];
+extern PyMethodDef pd_expr_methods[];
 extern PyMethodDef pd_metric_methods[];
 extern PyMethodDef pd_result_methods[];
 extern PyMethodDef pd_settings_methods[];
 extern PyMethodDef pd_store_methods[];
 
 int pd_add_result_handler(PyObject *module);
+
+// NumPy's second API table, which expr.c alone uses.
+int pd_import_ufuncs(void);
 
 #endif

@@ -22,7 +22,6 @@
 #include "simd/exp_tpl.h"
 #include "simd/round_tpl.h"
 #include "simd/metrics_tpl.h"
-#include "simd/blocks_tpl.h"
 #undef REAL
 #undef VEC
 #undef LANES
@@ -41,7 +40,6 @@
 #include "simd/exp_tpl.h"
 #include "simd/round_tpl.h"
 #include "simd/metrics_tpl.h"
-#include "simd/blocks_tpl.h"
 #undef REAL
 #undef VEC
 #undef LANES
@@ -146,6 +144,8 @@ items_to_boundary(const void *address, size_t boundary, size_t item_bytes)
 #undef FROM_VEC
 #undef FROM_LANES
 
+#include "simd/blocks_tpl.h"
+
 static void
 fence(void)
 {
@@ -182,5 +182,6 @@ const pd_simd PD_PASTE(pd_simd_, LEVEL) = {
     .metrics = {&f32_metric_ops, &f64_metric_ops},
     .store = &store_ops,
     .fused = &fused_ops,
-    .blocks = {&f32_block_ops,  &f64_block_ops },
+    .blocks = block_loops,
+    .folds = block_folds,
 };

@@ -136,7 +136,8 @@ typedef struct pd_simd {
     const pd_metric_ops *metrics[PD_REALS];
     const pd_store_ops *store;
     const pd_fused_ops *fused;
-    const pd_block_ops *blocks[PD_REALS];
+    const pd_block_loop *blocks;  // indexed by pd_block_op
+    const pd_block_fold *folds;   // indexed by pd_fold_op
 } pd_simd;
 
 // The table in use: the best of this CPU, unless pd_simd_select() chose another.

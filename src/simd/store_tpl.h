@@ -63,26 +63,33 @@ N(is_doubtful)(FROM v, FROM t, const TO_N(rounder) * r)
 static bool
 N(any_doubtful)(const FROM *v, const FROM *t, const TO_N(rounder) * rounder)
 {
-    bool any = false;
-    for (size_t i = 0; i < CHUNK; i += FROM_LANES) {
-        any |= FROM_N(any_infinite)(FROM_N(load)(t + i));
-    }
-    if (rounder->way == TO_N(ROUND_NOT) && sizeof(FROM) <= sizeof(TO)) {
-        return any;
-    }
     FROM low[CHUNK];
     FROM high[CHUNK];
+    bool infinite = false;
     for (size_t i = 0; i < CHUNK; i += FROM_LANES) {
         FROM_VEC value = FROM_N(load)(v + i);
         FROM_VEC doubt = FROM_N(load)(t + i);
         FROM_N(store)(low + i, value - doubt);
         FROM_N(store)(high + i, value + doubt);
+        infinite |= FROM_N(any_infinite)(doubt);
     }
+    if (infinite || (rounder->way == TO_N(ROUND_NOT) && sizeof(FROM) <= sizeof(TO))) {
+        return infinite;
+    }
+    // Most often the cast makes them one already.
+    bool differ = false;
     for (size_t i = 0; i < CHUNK; i += TO_LANES) {
-        any |= TO_N(any_differ)(TO_N(round)(LOAD_AS(low + i), rounder),
-                                TO_N(round)(LOAD_AS(high + i), rounder));
+        differ |= TO_N(any_differ)(LOAD_AS(low + i), LOAD_AS(high + i));
     }
-    return any;
+    if (!differ || rounder->way == TO_N(ROUND_NOT)) {
+        return differ;
+    }
+    differ = false;
+    for (size_t i = 0; i < CHUNK; i += TO_LANES) {
+        differ |= TO_N(any_differ)(TO_N(round)(LOAD_AS(low + i), rounder),
+                                   TO_N(round)(LOAD_AS(high + i), rounder));
+    }
+    return differ;
 }
 
 // Doubts are rare: whole chunks are looked at first, and single pairs only where need be.

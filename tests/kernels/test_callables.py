@@ -58,9 +58,7 @@ class TestCalls:
         rng = np.random.default_rng(1)
         assert_same_bits(called(lambda a, b: rng.random()), expected)
 
-    @pytest.mark.parametrize(
-        "dtype", "? b B h H i I l L q Q e f d g >i2 >f4 >f8 <f8".split()
-    )
+    @pytest.mark.parametrize("dtype", [*"?bBhHiIlLqQefdg", ">i2", ">f4", ">f8", "<f8"])
     def test_points_are_what_indexing_gives(self, dtype):
         alpha = np.array([0, 1, 1, 0]).astype(dtype)
         for points in (alpha, alpha[::-1], alpha[::2], np.broadcast_to(alpha[:1], 3)):
@@ -69,8 +67,10 @@ class TestCalls:
             for (a, b), (i, j) in zip(
                 seen, np.ndindex(len(points), len(points)), strict=True
             ):
-                assert type(a) is type(points[i]) and a == points[i]
-                assert type(b) is type(points[j]) and b == points[j]
+                assert type(a) is type(points[i])
+                assert a == points[i]
+                assert type(b) is type(points[j])
+                assert b == points[j]
 
     @pytest.mark.parametrize("dtype", ["?", "u1", "i8", "f2", "f4", "f8", ">f8", "g"])
     @pytest.mark.parametrize("order", ["C", "F"])
@@ -81,7 +81,8 @@ class TestCalls:
             called(lambda a, b: seen.append((a, b)) or 0.0, points, points)
             for pair, indices in zip(seen, np.ndindex(3, 3), strict=True):
                 for point, i in zip(pair, indices, strict=True):
-                    assert type(point) is np.ndarray and point.dtype == points.dtype
+                    assert type(point) is np.ndarray
+                    assert point.dtype == points.dtype
                     assert np.array_equal(point, points[i])
                     assert not point.flags.writeable
                     assert point.flags.c_contiguous == points[i].flags.c_contiguous
@@ -146,13 +147,15 @@ class TestCalls:
         class Array(np.ndarray):
             pass
 
-        function = Function()
-        alpha = np.arange(4.0).view(Array)
-        references = [weakref.ref(function), weakref.ref(alpha)]
-        called(function, alpha, Y)
-        with pytest.raises(TypeError):
-            called(lambda a, b: function, alpha, Y)
-        del function, alpha
+        def use():
+            function = Function()
+            alpha = np.arange(4.0).view(Array)
+            called(function, alpha, Y)
+            with pytest.raises(TypeError):
+                called(lambda a, b: function, alpha, Y)
+            return weakref.ref(function), weakref.ref(alpha)
+
+        references = use()
         gc.collect()
         assert [reference() for reference in references] == [None, None]
 
@@ -207,7 +210,8 @@ class TestResults:
             expected = post_kernel(lambda a, b: np.ma.masked, X, Y)
         with pytest.warns(UserWarning, match="masked element to nan"):
             result = called(lambda a, b: np.ma.masked)
-        assert np.isnan(expected).all() and np.isnan(result).all()
+        assert np.isnan(expected).all()
+        assert np.isnan(result).all()
 
     @pytest.mark.parametrize(
         ("value", "shown"),
@@ -302,7 +306,8 @@ class TestExceptions:
         assert caught.value is error
         names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
         assert names[-2:] == ["function", "deep"]
-        assert error.__cause__ is None and error.__context__ is None
+        assert error.__cause__ is None
+        assert error.__context__ is None
 
     @pytest.mark.parametrize(
         "kind", [KeyboardInterrupt, SystemExit, GeneratorExit, StopIteration]
@@ -414,7 +419,8 @@ class TestExceptions:
         producer = _core.callable_producer(function, X, Y)
         assert _core.store(producer, out, None, 1) is None
         assert (out == 1).all()
-        assert set(caught) == {"the producer is in use already"} and len(caught) == 12
+        assert set(caught) == {"the producer is in use already"}
+        assert len(caught) == 12
         assert _core.store(producer, out, None, 1) is None
 
 
@@ -426,7 +432,8 @@ class TestPairs:
         seen = []
         values = _core.call_pairs(lambda a, b: seen.append((a, b)) or len(seen), X, Y, i, j)
         assert seen == [(X[2], Y[3]), (X[0], Y[1]), (X[0], Y[1])]
-        assert values.dtype == np.float64 and values.tolist() == [1, 2, 3]
+        assert values.dtype == np.float64
+        assert values.tolist() == [1, 2, 3]
 
     @pytest.mark.parametrize(("i", "j"), [(3, 0), (-1, 0), (0, 4), (0, -1), (2**62, 0)])
     def test_pairs_outside_are_refused(self, i, j):

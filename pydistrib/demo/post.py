@@ -1,0 +1,257 @@
+"""
+The post's examples, each in its original form and on pydistrib.
+
+A cell that the import alone changes is written once and takes the library as an
+argument: the standard one for the original, pydistrib for ours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.pool
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pydistrib
+from pydistrib.demo.comparison import Comparison, Example, Setting
+from pydistrib.demo.server import file_content
+
+DOWNLOADS: Final = 5
+
+Fetch = Callable[[int], bytes]
+Distance = Callable[[Any, Any], Any]
+
+
+def fake_download(seconds: float, num: int) -> bytes:
+    """Wait as long as a download takes."""
+    time.sleep(seconds)
+    return file_content(num)
+
+
+def download_in_a_loop(fetch: Fetch) -> list[bytes]:
+    """Fetch one file after the other."""
+    return [fetch(num) for num in range(DOWNLOADS)]
+
+
+def download_on_threads(library: Any, fetch: Fetch) -> list[bytes]:
+    """Fetch every file on a thread of its own."""
+    files = [b""] * DOWNLOADS
+
+    def keep(num: int) -> None:
+        files[num] = fetch(num)
+
+    threads = [library.Thread(target=keep, args=(num,)) for num in range(DOWNLOADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return files
+
+
+def download_by_map(library: Any, fetch: Fetch) -> list[bytes]:
+    """Fetch every file by the map of a pool of threads."""
+    with library.ThreadPool(DOWNLOADS) as pool:
+        files: list[bytes] = pool.map(fetch, range(DOWNLOADS))
+    return files
+
+
+def count_under_a_lock(library: Any, steps: int) -> int:
+    """Count on five threads in one variable."""
+    lock = library.Lock()
+    count = 0
+
+    def step() -> None:
+        nonlocal count
+        for _ in range(steps):
+            with lock:
+                count += 1
+
+    threads = [library.Thread(target=step) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return count
+
+
+def absolute_distance(a: Any, b: Any) -> Any:
+    """Give the distance of two numbers."""
+    return abs(a - b)
+
+
+def gaussian(a: Any, b: Any) -> Any:
+    """Give the Gaussian kernel of two points."""
+    return np.exp(-0.5 * ((a - b) ** 2).sum())
+
+
+def brute_force_kernel(
+    distance: Distance, alpha: NDArray[Any], beta: NDArray[Any]
+) -> NDArray[Any]:
+    """Call a function on every pair, in two nested loops."""
+    matrix = np.zeros((len(alpha), len(beta)))
+    for i in range(len(alpha)):
+        for j in range(len(beta)):
+            matrix[i, j] = distance(alpha[i], beta[j])
+    return matrix.astype(np.float32).round(3)
+
+
+def _kernel_row(
+    i: int, point: Any, beta: NDArray[Any], distance: Distance
+) -> tuple[int, NDArray[Any]]:
+    row = np.zeros(len(beta))
+    for j in range(len(beta)):
+        row[j] = distance(point, beta[j])
+    return i, row
+
+
+def kernel_by_callback(
+    new_pool: Callable[[], Any],
+    distance: Distance,
+    alpha: NDArray[Any],
+    beta: NDArray[Any],
+) -> NDArray[Any]:
+    """Let a pool compute the rows, one task a row, and a callback put them in place."""
+    matrix = np.zeros((len(alpha), len(beta)))
+
+    def place(result: tuple[int, NDArray[Any]]) -> None:
+        i, row = result
+        matrix[i] = row
+
+    with new_pool() as pool:
+        flags = [
+            pool.apply_async(_kernel_row, (i, point, beta, distance), callback=place)
+            for i, point in enumerate(alpha)
+        ]
+        for flag in flags:
+            flag.get()
+    return matrix.astype(np.float32).round(3)
+
+
+def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    """Tell whether two arrays are of one type and shape and equal in every bit."""
+    return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+
+
+def _compare_downloads(
+    way: Callable[[Any, Fetch], list[bytes]], library: Any, name: str, setting: Setting
+) -> Comparison:
+    seconds = setting.server.seconds
+    fetch = setting.server.download
+    return Comparison(
+        size=f"{DOWNLOADS} x {seconds:g} s",
+        original_name="loop of sleeps",
+        original=lambda: download_in_a_loop(partial(fake_download, seconds)),
+        ours=lambda: way(pydistrib, fetch),
+        same=lambda a, b: a == b,
+        repeats=1,
+        peer_name=f"{name}, same code",
+        peer=lambda: way(library, fetch),
+    )
+
+
+def _compare_counters(setting: Setting) -> Comparison:
+    steps = 20_000 if setting.quick else 200_000
+    return Comparison(
+        size=f"5 x {steps:,}",
+        original_name="threading",
+        original=lambda: count_under_a_lock(threading, steps),
+        ours=lambda: count_under_a_lock(pydistrib, steps),
+        same=lambda a, b: bool(a == b == 5 * steps),
+    )
+
+
+def _numbers(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    rng = np.random.default_rng(0)
+    return rng.random(count), rng.random(count)
+
+
+def _compare_kernels(
+    distance: Distance,
+    broadcast: Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]],
+    ours: Any,
+    alpha: NDArray[Any],
+    beta: NDArray[Any],
+) -> Comparison:
+    dimensions = f", d = {alpha.shape[1]}" if alpha.ndim == 2 else ""
+    return Comparison(
+        size=f"{len(alpha)} x {len(beta)}{dimensions}",
+        original_name="the double loop",
+        original=lambda: brute_force_kernel(distance, alpha, beta),
+        ours=lambda: pydistrib.kernel(ours, alpha, beta),
+        same=same_bits,
+        note=lambda: _went(ours, alpha, beta),
+        peer_name="NumPy broadcasting",
+        peer=lambda: broadcast(alpha[:, np.newaxis], beta).astype(np.float32).round(3),
+    )
+
+
+def _went(function: Any, alpha: NDArray[Any], beta: NDArray[Any]) -> str:
+    """Say which way a function goes, and why."""
+    return str(pydistrib.explain(function, alpha, beta)).splitlines()[0]
+
+
+def _compare_functions(setting: Setting) -> Comparison:
+    return _compare_kernels(
+        absolute_distance, absolute_distance, absolute_distance, *_numbers(1000)
+    )
+
+
+def _compare_metrics(setting: Setting) -> Comparison:
+    metric = pydistrib.absolute_distance
+    return _compare_kernels(absolute_distance, absolute_distance, metric, *_numbers(1000))
+
+
+def _compare_points(setting: Setting) -> Comparison:
+    count = 200 if setting.quick else 400
+    points = np.random.default_rng(0).standard_normal((2, count, 4))
+
+    def broadcast(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(np.exp(-0.5 * ((a - b) ** 2).sum(axis=-1)))
+
+    return _compare_kernels(gaussian, broadcast, gaussian, *points)
+
+
+def _compare_callbacks(setting: Setting) -> Comparison:
+    alpha, beta = _numbers(300 if setting.quick else 1000)
+
+    def on(library: Any) -> NDArray[Any]:
+        return kernel_by_callback(library.ThreadPool, absolute_distance, alpha, beta)
+
+    return Comparison(
+        size=f"{len(alpha)} x {len(beta)}",
+        original_name="standard pool",
+        original=lambda: on(multiprocessing.pool),
+        ours=lambda: on(pydistrib),
+        same=same_bits,
+        peer_name="pydistrib.kernel",
+        peer=lambda: pydistrib.kernel(absolute_distance, alpha, beta),
+    )
+
+
+EXAMPLES: Final = (
+    Example(
+        "downloads on a Thread each",
+        partial(_compare_downloads, download_on_threads, threading, "threading"),
+        needs=("Thread",),
+    ),
+    Example(
+        "downloads by ThreadPool.map",
+        partial(
+            _compare_downloads,
+            download_by_map,
+            multiprocessing.pool,
+            "standard ThreadPool",
+        ),
+        needs=("ThreadPool",),
+    ),
+    Example("counter under a Lock", _compare_counters, needs=("Thread", "Lock")),
+    Example("kernel of a Python function", _compare_functions),
+    Example("kernel of a built-in metric", _compare_metrics),
+    Example("kernel of a function of rows", _compare_points),
+    Example("kernel by apply_async", _compare_callbacks, needs=("ThreadPool",)),
+)

@@ -1,0 +1,233 @@
+"""
+How far a traced value may be from what the function itself would return.
+
+Addition, subtraction, multiplication, division and square root are rounded correctly by
+everybody, so a value that is computed by these alone in the function's own order is the
+same to the bit and has no bound (None, which stands for 0).  Functions such as exp differ
+by units in the last place between one library and another, and between one element and
+many; sums by BLAS depend on the order.  From there on each node has a second node beside
+it: an upper bound of the difference, computed by the same machine and carried through
+whatever follows by the rules here.  Infinity means that nothing is known: the function
+itself is called for that pair.
+
+In a rule a, b are the operands' nodes, da, db their bounds (None for 0), r is the
+result's node and u the unit in the last place of 1 of the type it is rounded to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+from pydistrib.kernels.tracing.graph import Graph
+from pydistrib.kernels.tracing.refusal import refuse
+
+Bound = int | None
+
+# Twice what the libraries' authors state: both sides may be off, in opposite directions.
+FUNCTION_UNITS: Final = 16.0
+
+# A power of 2 or of 1/2 of one number, which C libraries round correctly all but always.
+POWER_UNITS: Final = 2.0
+
+
+def plus(g: Graph, *bounds: Bound) -> Bound:
+    """Add bounds."""
+    total: Bound = None
+    for bound in bounds:
+        if bound is not None:
+            total = bound if total is None else g.op("ADD", total, bound)
+    return total
+
+
+def times(g: Graph, factor: float, node: int) -> int:
+    """Multiply a node by a number."""
+    return g.op("MUL", g.const(factor), node)
+
+
+def rounding(g: Graph, r: int, u: float, units: float = 1.0) -> int:
+    """Bound an error of some units in the last place of r."""
+    return times(g, u * units, g.op("ABS", r))
+
+
+def infinite_if(g: Graph, condition: int) -> int:
+    """Give infinity where a condition holds, else 0."""
+    return g.op("WHERE", condition, g.const(math.inf), g.const(0.0))
+
+
+def _either(g: Graph, condition: int, bound: int) -> int:
+    """Give a bound where a condition holds, else infinity."""
+    return g.op("WHERE", condition, bound, g.const(math.inf))
+
+
+def _product(g: Graph, a: int, da: Bound, b: int, db: Bound) -> Bound:
+    """Bound |a b - a' b'|."""
+    parts: list[Bound] = []
+    if db is not None:
+        parts.append(g.op("MUL", g.op("ABS", a), db))
+    if da is not None:
+        parts.append(g.op("MUL", g.op("ABS", b), da))
+    if da is not None and db is not None:
+        parts.append(g.op("MUL", da, db))
+    return plus(g, *parts)
+
+
+def _quotient(g: Graph, r: int, b: int, da: Bound, db: Bound) -> Bound:
+    """Bound |a / b - a' / b'|, which is at most (da + |r| db) / (|b| - db)."""
+    if db is None:
+        return g.op("DIV", da, g.op("ABS", b)) if da is not None else None
+    top = plus(g, da, g.op("MUL", g.op("ABS", r), db))
+    bottom = g.op("SUB", g.op("ABS", b), db)
+    assert top is not None
+    return _either(g, g.op("LT", g.const(0.0), bottom), g.op("DIV", top, bottom))
+
+
+def _root(g: Graph, a: int, da: int) -> int:
+    """Bound |sqrt(a) - sqrt(a')| by da / sqrt(a), or by sqrt(da) near 0."""
+    near = g.op("LE", a, times(g, 2.0, da))
+    bound = g.op("WHERE", near, g.op("SQRT", da), g.op("DIV", da, g.op("SQRT", a)))
+    return g.op("ADD", bound, infinite_if(g, g.op("LT", a, da)))  # a' may be negative
+
+
+def _near(g: Graph, a: int, b: int, distance: int) -> int:
+    """Give infinity where a and b may be in another order than they seem."""
+    close = g.op("LE", g.op("ABSDIFF", a, b), distance)
+    return infinite_if(g, g.op("AND", close, g.op("NE", distance, g.const(0.0))))
+
+
+def _step(g: Graph, op: str, a: int, da: int) -> int:
+    """Give infinity where a step function may be on another step."""
+    low, high = g.op(op, g.op("SUB", a, da)), g.op(op, g.op("ADD", a, da))
+    return infinite_if(g, g.op("NE", low, high))
+
+
+def operation(
+    g: Graph,
+    op: str,
+    r: int,
+    args: tuple[int, ...],
+    bounds: tuple[Bound, ...],
+    u: float,
+) -> Bound:
+    """Bound the result of one of the core's operations."""
+    if all(bound is None for bound in bounds):
+        return None
+    if op in ("ADD", "SUB"):
+        return plus(g, *bounds, rounding(g, r, u))
+    if op in ("ABS", "NEG", "COPY"):
+        return bounds[0]
+    if op in ("MIN", "MAX", "FMIN", "FMAX"):
+        return plus(g, *bounds)
+    if op in ("LT", "LE", "EQ", "NE"):
+        distance = plus(g, *bounds)
+        assert distance is not None
+        return _near(g, args[0], args[1], distance)
+    if op == "MUL":
+        return plus(
+            g, _product(g, args[0], bounds[0], args[1], bounds[1]), rounding(g, r, u)
+        )
+    if op == "SQUARE":
+        return plus(
+            g, _product(g, args[0], bounds[0], args[0], bounds[0]), rounding(g, r, u)
+        )
+    if op == "DIV":
+        return plus(g, _quotient(g, r, args[1], *bounds), rounding(g, r, u))
+    if op == "WHERE":
+        zero = g.const(0.0)
+        chosen = g.op("WHERE", args[0], *(zero if b is None else b for b in bounds[1:]))
+        return plus(g, chosen, bounds[0])
+    assert bounds[0] is not None or len(bounds) > 1
+    if op == "SQRT":
+        assert bounds[0] is not None
+        return plus(g, _root(g, args[0], bounds[0]), rounding(g, r, u))
+    if op in ("FLOOR", "CEIL", "TRUNC", "RINT", "SIGN"):
+        assert bounds[0] is not None
+        return _step(g, op, args[0], bounds[0])
+    if op in ("AND", "OR", "NOT", "ISNAN", "ISFINITE"):
+        return plus(g, *bounds)  # 0 or infinity, or finite and not to be seen
+    raise AssertionError(f"no bound for {op}")
+
+
+def _lipschitz(g: Graph, r: int, a: int, da: int) -> int:
+    return da
+
+
+def _exponential(g: Graph, r: int, a: int, da: int) -> int:
+    # |e^(a + d) - e^a| < 2 d e^a for d < 1/2; expm1's result is e^a - 1.
+    small = g.op("LT", da, g.const(0.5))
+    scale = g.op("ADD", g.op("ABS", r), g.const(1.0))
+    return _either(g, small, times(g, 2.0, g.op("MUL", da, scale)))
+
+
+def _logarithm(shift: float) -> Callable[[Graph, int, int, int], int]:
+    def bound(g: Graph, r: int, a: int, da: int) -> int:
+        # The derivative of log2, the steepest, is 1.45 / a; within a factor 2 of a.
+        argument = g.op("ADD", a, g.const(shift)) if shift else a
+        safe = g.op("LT", times(g, 2.0, da), argument)
+        return _either(g, safe, times(g, 3.0, g.op("DIV", da, argument)))
+
+    return bound
+
+
+# By the ufunc's name; what is missing is refused when its argument is inexact.
+_SPREAD: Final[dict[str, Callable[[Graph, int, int, int], int]]] = {
+    "exp": _exponential,
+    "exp2": _exponential,
+    "expm1": _exponential,
+    "sinh": _exponential,
+    "cosh": _exponential,
+    "log": _logarithm(0.0),
+    "log2": _logarithm(0.0),
+    "log10": _logarithm(0.0),
+    "log1p": _logarithm(1.0),
+    "sin": _lipschitz,
+    "cos": _lipschitz,
+    "tanh": _lipschitz,
+    "arctan": _lipschitz,
+    "arcsinh": _lipschitz,
+}
+
+
+def call(
+    g: Graph,
+    name: str,
+    r: int,
+    args: tuple[int, ...],
+    bounds: tuple[Bound, ...],
+    u: float,
+    units: float,
+) -> Bound:
+    """Bound the result of a function that is itself good to `units`."""
+    own = rounding(g, r, u, units) if units else None
+    if all(bound is None for bound in bounds):
+        return own
+    if name == "power" and bounds[1] is None:
+        return plus(g, own, _power(g, r, args[0], bounds[0], args[1]))
+    if name == "hypot":
+        return plus(g, own, *bounds)
+    if len(args) == 1 and name in _SPREAD:
+        assert bounds[0] is not None
+        return plus(g, own, _SPREAD[name](g, r, args[0], bounds[0]))
+    refuse(f"how {name} spreads the error of its argument is not known")
+
+
+def _power(g: Graph, r: int, a: int, da: Bound, p: int) -> int:
+    """Bound |a^p - a'^p| by 2 |p| da / |a| |r| where |p| da is small beside |a|."""
+    assert da is not None
+    size = g.op("ABS", a)
+    change = g.op("MUL", g.op("ABS", p), da)
+    safe = g.op("LT", times(g, 8.0, change), size)
+    relative = times(g, 2.0, g.op("DIV", change, size))
+    return _either(g, safe, g.op("MUL", relative, g.op("ABS", r)))
+
+
+def summed(
+    g: Graph, terms: int, bound: Bound, length: int, u: float, any_order: bool
+) -> Bound:
+    """Bound a sum of `length` terms: of inexact ones, or in an unknown order."""
+    if bound is None and not any_order:
+        return None
+    magnitude = g.fold("ADD", g.op("ABS", terms))
+    spread = g.fold("ADD", bound) if bound is not None else None
+    return plus(g, spread, times(g, u * (length + 2), magnitude))

@@ -1,0 +1,47 @@
+"""Saying no: why a function cannot be traced, and how that is never overlooked."""
+
+from __future__ import annotations
+
+import threading
+from typing import NoReturn
+
+
+class NotTraceable(Exception):
+    """
+    A function cannot be traced; the message says why.
+
+    `kernel` and `pairwise` then call the function itself, unless ``trace="require"`` was
+    given.
+    """
+
+
+class _Active(threading.local):
+    """The first refusal of the trace that runs in this thread."""
+
+    reason: str | None = None
+
+
+_active = _Active()
+
+
+def refuse(reason: str) -> NoReturn:
+    """
+    Stop the trace that runs in this thread.
+
+    The reason is also kept: a traced function that catches every exception would else
+    swallow this one, and go on as it would not with real numbers.
+    """
+    if _active.reason is None:
+        _active.reason = reason
+    raise NotTraceable(reason)
+
+
+def start_watching() -> None:
+    """Forget earlier refusals."""
+    _active.reason = None
+
+
+def check_refused() -> None:
+    """Raise the refusal that a traced function swallowed."""
+    if _active.reason is not None:
+        raise NotTraceable(_active.reason)
