@@ -25,6 +25,8 @@ from pydistrib.kernels.metrics import (
     sqeuclidean,
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
+from pydistrib.errors import PoolBroken, WorkerDied
+from pydistrib.pools.processes import Pool, ProcessPoolExecutor
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
 from pydistrib.threads import (
@@ -54,7 +56,10 @@ __all__ = [
     "Lock",
     "MapResult",
     "Metric",
+    "Pool",
+    "PoolBroken",
     "PoolStats",
+    "ProcessPoolExecutor",
     "RLock",
     "ResultIterator",
     "Semaphore",
@@ -62,6 +67,7 @@ __all__ = [
     "ThreadPool",
     "ThreadPoolExecutor",
     "TimeoutError",
+    "WorkerDied",
     "WorkerStats",
     "absolute_distance",
     "chebyshev",

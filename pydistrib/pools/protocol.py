@@ -523,6 +523,12 @@ class Future(concurrent.futures.Future[R]):
         if timeout is None and self._call is not None and not self.done():
             self._call._help()
 
+    def cancel(self) -> bool:
+        """Cancel the call, in a process also while it runs; True if that was done."""
+        if self._call is not None and self._call._canceller is not None:
+            return self._call.cancel()
+        return super().cancel()
+
     def result(self, timeout: float | None = None) -> R:
         """Return the result, as `concurrent.futures.Future.result`."""
         self._help(timeout)

@@ -45,11 +45,12 @@ typedef struct extras {
 
 typedef struct async {
     pd_work work;
-    PyObject *function;  // owned until begun or settled, as args and kwargs
-    PyObject *args;      // a tuple
-    PyObject *kwargs;    // a dict or NULL
-    PyObject *value;     // owned: the result or the exception; written by the settler
-    extras *extras;      // owned or NULL
+    PyObject *function;   // owned until begun or settled, as args and kwargs
+    PyObject *args;       // a tuple
+    PyObject *kwargs;     // a dict or NULL
+    PyObject *value;      // owned: the result or the exception; written by the settler
+    PyObject *canceller;  // owned or NULL: cancels it where another engine has it
+    extras *extras;       // owned or NULL
     pd_latch done;
     _Atomic uint8_t state;
     bool failed;  // written by the settler
@@ -226,12 +227,14 @@ mirror_to_future(async *self)
 static void
 finish(async *self)
 {
-    PyObject *listeners = NULL;
+    PyObject *listeners = NULL, *canceller;
     pd_queue *queue;
 
     Py_BEGIN_CRITICAL_SECTION(self);
     queue = self->work.queue;
     self->work.queue = NULL;
+    canceller = self->canceller;
+    self->canceller = NULL;
     pd_latch_set(&self->done);
     if (self->extras != NULL) {
         listeners = self->extras->then;
@@ -246,6 +249,7 @@ finish(async *self)
         call_listeners(listeners);
         Py_DECREF(listeners);
     }
+    Py_XDECREF(canceller);
     Py_XDECREF(queue);
 }
 
@@ -775,9 +779,21 @@ async_successful(PyObject *op, PyObject *Py_UNUSED(unused))
     return PyBool_FromLong(!self->failed);
 }
 
+static PyObject *
+async_canceller(PyObject *op, void *Py_UNUSED(closure))
+{
+    async *self = (async *)op;
+    PyObject *canceller;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    canceller = Py_XNewRef(self->canceller);
+    Py_END_CRITICAL_SECTION();
+    return canceller == NULL ? Py_NewRef(Py_None) : canceller;
+}
+
 PyDoc_STRVAR(cancel_doc,
              "cancel($self, /)\n--\n\n"
-             "Take back a task that has not begun; True if it will not run.\n\n"
+             "Take back a task that has not begun, or stop one that runs in a process; "
+             "True if\nthat was done.\n\n"
              "Its `get` then raises `concurrent.futures.CancelledError`.");
 
 static PyObject *
@@ -785,6 +801,12 @@ async_cancel(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     async *self = (async *)op;
     pd_queue *queue;
+    PyObject *canceller = async_canceller(op, NULL);
+    if (canceller != Py_None) {
+        PyObject *cancelled = PyObject_CallOneArg(canceller, op);
+        Py_DECREF(canceller);
+        return cancelled;
+    }
     PyObject *error = pd_cancelled(module_of(op), "the task was cancelled");
     if (error == NULL) {
         return NULL;
@@ -833,6 +855,62 @@ async_begin(PyObject *op, PyObject *Py_UNUSED(unused))
         return NULL;
     }
     return Py_BuildValue("(NNN)", function, args, kwargs);
+}
+
+// True if the Future that mirrors the result was cancelled; its waiters are told.
+static bool
+future_is_cancelled(async *self)
+{
+    if (self->extras == NULL || self->extras->future == NULL) {
+        return false;
+    }
+    PyObject *cancelled = PyObject_CallMethod(self->extras->future, "cancelled", NULL);
+    if (cancelled == NULL) {
+        PyErr_Clear();
+    }
+    Py_XDECREF(cancelled);
+    return cancelled == Py_True && !begin_future(self);
+}
+
+PyDoc_STRVAR(
+    take_doc,
+    "_take($self, canceller, /)\n--\n\n"
+    "Take the call to send it to a worker: (function, args, kwargs or None), or "
+    "None if\nit was cancelled.  From now on cancel() calls canceller(self).");
+
+static PyObject *
+async_take(PyObject *op, PyObject *canceller)
+{
+    async *self = (async *)op;
+    PyObject *function = NULL, *args = NULL, *kwargs = NULL;
+    if (future_is_cancelled(self) || atomic_load(&self->state) != NEW) {
+        Py_RETURN_NONE;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    Py_XSETREF(self->canceller, Py_NewRef(canceller));
+    Py_END_CRITICAL_SECTION();
+    take_call(self, &function, &args, &kwargs);
+    if (function == NULL) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(NNN)", function, args,
+                         kwargs == NULL ? Py_NewRef(Py_None) : kwargs);
+}
+
+PyDoc_STRVAR(fail_doc,
+             "_fail($self, exception, /)\n--\n\n"
+             "It will not run: its waiters get the exception; a Future that has not "
+             "begun is\ncancelled.  No callback is called.");
+
+static PyObject *
+async_fail(PyObject *op, PyObject *exception)
+{
+    if (!PyExceptionInstance_Check(exception)) {
+        PyErr_SetString(PyExc_TypeError, "exception must be an exception");
+        return NULL;
+    }
+    pd_async_fail(&((async *)op)->work, exception);
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(settle_doc,
@@ -1094,6 +1172,7 @@ async_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->args);
     Py_VISIT(self->kwargs);
     Py_VISIT(self->value);
+    Py_VISIT(self->canceller);
     if (self->extras != NULL) {
         Py_VISIT(self->extras->callback);
         Py_VISIT(self->extras->error_callback);
@@ -1114,6 +1193,7 @@ async_clear(PyObject *op)
     Py_CLEAR(self->args);
     Py_CLEAR(self->kwargs);
     Py_CLEAR(self->value);
+    Py_CLEAR(self->canceller);
     if (self->extras != NULL) {
         Py_CLEAR(self->extras->callback);
         Py_CLEAR(self->extras->error_callback);
@@ -1174,6 +1254,8 @@ static PyMethodDef async_methods[] = {
     {"successful",        async_successful,                        METH_NOARGS,                   successful_doc},
     {"cancel",            async_cancel,                            METH_NOARGS,                   cancel_doc    },
     {"_begin",            async_begin,                             METH_NOARGS,                   begin_doc     },
+    {"_take",             async_take,                              METH_O,                        take_doc      },
+    {"_fail",             async_fail,                              METH_O,                        fail_doc      },
     {"_settle",           async_settle,                            METH_VARARGS,                  settle_doc    },
     {"_help",             async_help,                              METH_NOARGS,                   help_doc      },
     {"_then",             async_then,                              METH_O,                        then_doc      },
@@ -1181,9 +1263,18 @@ static PyMethodDef async_methods[] = {
     {NULL,                NULL,                                    0,                             NULL          },
 };
 
+static PyObject *
+async_has_future(PyObject *op, void *Py_UNUSED(closure))
+{
+    async *self = (async *)op;
+    return PyBool_FromLong(self->extras != NULL && self->extras->future != NULL);
+}
+
 static PyGetSetDef async_getset[] = {
-    {"_timeout", async_timeout, NULL, "Time limit in seconds, or None.", NULL},
-    {NULL,       NULL,          NULL, NULL,                              NULL},
+    {"_timeout",    async_timeout,    NULL, "Time limit in seconds, or None.", NULL},
+    {"_canceller",  async_canceller,  NULL, "What cancel() calls, or None.",   NULL},
+    {"_has_future", async_has_future, NULL, "Whether a Future mirrors it.",    NULL},
+    {NULL,          NULL,             NULL, NULL,                              NULL},
 };
 
 static PyMemberDef async_members[] = {

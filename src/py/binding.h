@@ -27,6 +27,9 @@ typedef struct pd_module_state {
     PyTypeObject *map_type;
     PyTypeObject *stream_type;
     PyTypeObject *lane_type;
+    PyTypeObject *piece_type;
+    PyTypeObject *tray_type;
+    PyTypeObject *lease_type;
     PyObject *timeout_error;  // the pool hooks: see _set_pool_hooks()
     PyObject *cancelled_error;
     PyObject *awaiter;
@@ -45,6 +48,7 @@ extern PyMethodDef pd_metric_methods[];
 extern PyMethodDef pd_result_methods[];
 extern PyMethodDef pd_settings_methods[];
 extern PyMethodDef pd_store_methods[];
+extern PyMethodDef pd_desk_methods[];
 
 int pd_add_result_handler(PyObject *module);
 

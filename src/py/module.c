@@ -1,6 +1,7 @@
 // pydistrib._core: the module object.  It only collects what the other files offer.
 #define PD_IMPORT_NUMPY
 #include "py/binding.h"
+#include "py/board.h"
 #include "py/producer.h"
 #include "py/tasks.h"
 
@@ -44,8 +45,8 @@ core_exec(PyObject *module)
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_expr_methods,     pd_metric_methods,
-        pd_result_methods,   pd_settings_methods, pd_store_methods,
+        pd_callable_methods, pd_expr_methods,  pd_metric_methods, pd_result_methods,
+        pd_settings_methods, pd_store_methods, pd_desk_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
@@ -55,6 +56,7 @@ core_exec(PyObject *module)
     int (*const adders[])(PyObject *) = {
         pd_add_producer_type, pd_add_result_handler, pd_add_queue_type,
         pd_add_async_types,   pd_add_stream_type,    pd_add_counter_type,
+        pd_add_piece_type,    pd_add_board_types,    pd_add_desk_types,
         add_main_thread,
     };
     for (size_t i = 0; i < sizeof(adders) / sizeof(adders[0]); i++) {
@@ -76,6 +78,9 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->map_type);
     Py_VISIT(state->stream_type);
     Py_VISIT(state->lane_type);
+    Py_VISIT(state->piece_type);
+    Py_VISIT(state->tray_type);
+    Py_VISIT(state->lease_type);
     Py_VISIT(state->timeout_error);
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->awaiter);
@@ -95,6 +100,9 @@ core_clear(PyObject *module)
     Py_CLEAR(state->map_type);
     Py_CLEAR(state->stream_type);
     Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->piece_type);
+    Py_CLEAR(state->tray_type);
+    Py_CLEAR(state->lease_type);
     Py_CLEAR(state->timeout_error);
     Py_CLEAR(state->cancelled_error);
     Py_CLEAR(state->awaiter);

@@ -20,6 +20,8 @@ typedef enum pd_segment_kind {
     PD_SEGMENT_TABLE = 1,
     PD_SEGMENT_ARRAY = 2,
     PD_SEGMENT_LOCK = 3,
+    PD_SEGMENT_BOARD = 4,
+    PD_SEGMENT_MAILBOX = 5,
 } pd_segment_kind;
 
 // The first bytes of every segment.  Written by its creator, then immutable.

@@ -1,0 +1,273 @@
+"""
+How functions, arguments and results travel between processes.
+
+The standard pickler comes first.  Where it can't, or where what it made refers to
+``__main__``, which the other process has not imported, cloudpickle sends the thing itself.
+Buffers of `OUT_OF_BAND` bytes and more don't go through the pickle: they are handed to the
+caller, who puts them into shared memory.
+
+Functions of ``__main__`` that are sent so share one namespace in a worker, its own
+``__main__``: what an initializer sets there, the tasks see, as they would have after a
+fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+OUT_OF_BAND: Final = 16 * 1024
+
+# What the standard pickler raises for things that it can't pickle.
+_REFUSALS = (pickle.PicklingError, AttributeError, TypeError, ImportError)
+
+loads = pickle.loads
+
+_forced = 0  # by_value() blocks that are being run
+
+
+Buffers = list[pickle.PickleBuffer]
+
+
+def _keep_large(buffers: Buffers | None) -> Callable[[pickle.PickleBuffer], bool] | None:
+    if buffers is None:
+        return None
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = memoryview(buffer)
+        if view.nbytes < OUT_OF_BAND or not view.contiguous:
+            return True  # into the pickle
+        buffers.append(buffer)
+        return False
+
+    return keep
+
+
+def _empty(buffers: Buffers | None) -> None:
+    if buffers is not None:
+        buffers.clear()
+
+
+def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> bytes:
+    """
+    Pickle a thing for another process.
+
+    Parameters
+    ----------
+    thing : object
+        What to send.
+    buffers : list or None
+        Gets the large buffers, in order, for `loads`; None leaves them in the pickle.
+    main_by_value : bool
+        Whether the other process lacks this one's ``__main__``.
+
+    Returns
+    -------
+    bytes
+        The pickle, without those buffers.
+    """
+    if _forced:
+        return _dumps_by_value(thing, buffers, None)
+    try:
+        data = pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
+    except _REFUSALS as refusal:
+        _empty(buffers)
+        return _dumps_by_value(thing, buffers, refusal)
+    if main_by_value and b"__main__" in data:
+        _empty(buffers)
+        return _dumps_by_value(thing, buffers, None)
+    return data
+
+
+def dumps_result(thing: Any, buffers: Buffers | None) -> bytes:
+    """
+    Pickle a worker's result.
+
+    As the standard library's pools do, it refuses functions that have no name to be found
+    by; only what is of ``__main__`` is sent as it is.
+    """
+    try:
+        return pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
+    except _REFUSALS as refusal:
+        if "__main__" not in str(refusal):
+            raise
+        _empty(buffers)
+        return _dumps_by_value(thing, buffers, refusal)
+
+
+def _dumps_by_value(
+    thing: Any, buffers: Buffers | None, refusal: BaseException | None
+) -> bytes:
+    file = io.BytesIO()
+    try:
+        _pickler()(file, _keep_large(buffers)).dump(thing)
+    except _REFUSALS as error:
+        if refusal is None:
+            raise
+        raise error from refusal
+    return file.getvalue()
+
+
+# --------------------------------------------------------------------------------------
+# Whether a function is still what it was
+# --------------------------------------------------------------------------------------
+
+# What a function refers to: where, by which name, and what that is.
+Dependencies = list[tuple[dict[str, Any], str, Any]]
+
+_MISSING = object()
+_UNCHANGING = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+)
+
+
+def dependencies(function: Any) -> Dependencies | None:
+    """
+    List what the pickle of a function depends on, or None if it may change unseen.
+
+    A function without closure or attributes is its code, its defaults and the globals that
+    the code names.  As long as those are the same objects, none of which can change, the
+    pickle is the same.
+    """
+    found: Dependencies = []
+    return found if _depend(function, found, set()) else None
+
+
+def _depend(function: Any, found: Dependencies, seen: set[int]) -> bool:
+    if not isinstance(function, types.FunctionType) or id(function) in seen:
+        return isinstance(function, types.FunctionType)
+    seen.add(id(function))
+    defaults = (function.__defaults__ or ()) + tuple((function.__kwdefaults__ or {}).values())
+    if (
+        function.__closure__ is not None
+        or function.__dict__
+        or function.__annotations__
+        or not all(isinstance(value, _UNCHANGING) for value in defaults)
+    ):
+        return False
+    for name in _names(function.__code__):
+        value = function.__globals__.get(name, _MISSING)
+        found.append((function.__globals__, name, value))
+        if value is _MISSING or isinstance(value, _UNCHANGING):
+            continue
+        if isinstance(value, type) and value.__module__ != "__main__":
+            continue
+        if not _depend(value, found, seen):
+            return False
+    return True
+
+
+def _names(code: types.CodeType) -> set[str]:
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
+
+
+def unchanged(found: Dependencies) -> bool:
+    """Tell whether everything is still the same."""
+    return all(space.get(name, _MISSING) is value for space, name, value in found)
+
+
+# --------------------------------------------------------------------------------------
+# cloudpickle, with a shared __main__
+# --------------------------------------------------------------------------------------
+
+
+class _MainNamespace(dict[str, Any]):
+    """Stands for the namespace of ``__main__`` in a pickle."""
+
+    def __reduce__(self) -> Any:
+        return main_namespace, ()
+
+
+def main_namespace() -> dict[str, Any]:
+    """Give the namespace of this process's ``__main__``."""
+    return sys.modules["__main__"].__dict__
+
+
+# name -> the object that arrived last: what differs was set by this process, and stays.
+_arrived: dict[str, Any] = {}
+
+
+def _set_main_function(function: types.FunctionType, state: Any) -> None:
+    """Complete a function of ``__main__`` that has arrived."""
+    from cloudpickle import cloudpickle
+
+    attributes, slots = state
+    namespace = function.__globals__
+    for name, value in slots["__globals__"].items():
+        present = namespace.get(name, _MISSING)
+        if present is _MISSING or present is _arrived.get(name, _MISSING):
+            namespace[name] = _arrived[name] = value
+    slots["__globals__"] = {}
+    cloudpickle._function_setstate(function, (attributes, slots))
+
+
+_pickler_type: Any = None
+
+
+def _pickler() -> Any:
+    global _pickler_type
+    if _pickler_type is None:
+        _pickler_type = _make_pickler_type()
+    return _pickler_type
+
+
+def _make_pickler_type() -> Any:
+    from cloudpickle import cloudpickle
+
+    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        def __init__(self, file: io.BytesIO, keep: Any) -> None:
+            super().__init__(file, protocol=5, buffer_callback=keep)
+            self.main = main_namespace()
+            # Not empty, so that cloudpickle adds nothing to it.
+            self.globals_ref[id(self.main)] = _MainNamespace(__name__="__main__")
+
+        def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
+            reduced = super()._dynamic_function_reduce(func)
+            if func.__globals__ is self.main:
+                return (*reduced[:5], _set_main_function)
+            return reduced
+
+    return ByValue
+
+
+@contextlib.contextmanager
+def by_value(function: Any) -> Iterator[None]:
+    """
+    Send what is of the function's module itself rather than its name.
+
+    For modules that the other process can't import, or where it finds something else.
+    """
+    import cloudpickle
+
+    global _forced
+    name = getattr(function, "__module__", None)
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if module is None or name == "__main__":
+        yield
+        return
+    before = cloudpickle.list_registry_pickle_by_value()
+    cloudpickle.register_pickle_by_value(module)
+    _forced += 1
+    try:
+        yield
+    finally:
+        _forced -= 1
+        if name not in before:
+            cloudpickle.unregister_pickle_by_value(module)
