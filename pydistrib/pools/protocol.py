@@ -624,7 +624,7 @@ class PoolBase:
 
     def __del__(self, _warn: Any = warnings.warn, _category: Any = ResourceWarning) -> None:
         if self._state == RUN:
-            _warn(f"unclosed running pool {self!r}", _category, source=self)
+            _warn(f"unclosed running multiprocessing pool {self!r}", _category, source=self)
             self._state = CLOSE
             self._engine.close()
 
