@@ -146,14 +146,14 @@ def test_executor(where, name):
         module = _import(f"test.test_concurrent_futures.{where}")
         util = _import("test.test_concurrent_futures.util")
     if name == "ExecutorTest":
-        mixin = util.ThreadPoolMixin if sys.version_info >= (3, 12) else module.ThreadPoolMixin
+        mixin = (
+            util.ThreadPoolMixin if sys.version_info >= (3, 12) else module.ThreadPoolMixin
+        )
         case = _case(
             "RunExecutorTest",
             mixin,
             module.ExecutorTest,
-            module.unittest.TestCase
-            if hasattr(module, "unittest")
-            else unittest.TestCase,
+            module.unittest.TestCase if hasattr(module, "unittest") else unittest.TestCase,
             executor_type=pydistrib.ThreadPoolExecutor,
         )
     else:
