@@ -319,6 +319,8 @@ class TestOptions:
     @pytest.mark.parametrize("decimals", [300, -300, 40, -40, 39, 38, 16, np.int8(2), 0])
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     def test_decimals_round_as_numpy_does(self, decimals, dtype, assert_same_bits):
+        if np.lib.NumpyVersion(np.__version__) < "2.0.0" and abs(decimals) > 38:
+            pytest.skip("NumPy 1 rounds in float64 where float32 has no such power of ten")
         y = X * 1234.5678
         with np.errstate(all="ignore"):
             expected = np.abs(X[:, None] - y).astype(dtype).round(decimals)
