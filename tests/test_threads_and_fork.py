@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -407,6 +409,26 @@ class TestManyCallers:
             count += 1
         thread.join()
         assert count > 1000
+
+    def test_a_function_in_c_lets_other_threads_run(self):
+        x = np.linspace(0, 1, 4000)
+        done = threading.Event()
+        seconds = []
+
+        def call():
+            start = time.perf_counter()
+            pydistrib.kernel(math.hypot, x[:1500], x, trace="never")
+            seconds.append(time.perf_counter() - start)
+            done.set()
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        longest, last = 0.0, time.perf_counter()
+        while not done.is_set():
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+        thread.join()
+        assert longest < seconds[0] / 2
 
     def test_free_results_while_others_are_made(self):
         stop = threading.Event()
