@@ -212,9 +212,13 @@ call_listeners(PyObject *listeners)
 static void
 mirror_to_future(async *self)
 {
-    PyObject *none = PyObject_CallMethod(self->extras->future,
-                                         self->failed ? "set_exception" : "set_result",
-                                         "O", self->value);
+    PyObject *name =
+        PyUnicode_FromString(self->failed ? "set_exception" : "set_result");
+    // Not by a format string: that would take a tuple apart.
+    PyObject *none = name == NULL ? NULL
+                                  : PyObject_CallMethodOneArg(self->extras->future,
+                                                              name, self->value);
+    Py_XDECREF(name);
     if (none == NULL) {
         PyErr_WriteUnraisable(self->extras->future);
     }
