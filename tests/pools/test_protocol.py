@@ -147,7 +147,13 @@ class TestApply:
 
     @pytest.mark.parametrize(
         "error",
-        [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), Broken(1, 2), StopIteration(4)],
+        [
+            SystemExit(3),
+            KeyboardInterrupt(),
+            GeneratorExit(),
+            Broken(1, 2),
+            StopIteration(4),
+        ],
     )
     def test_whatever_is_raised_is_the_result(self, pool, error):
         def task():
@@ -219,7 +225,9 @@ class TestCallbacks:
 
     def test_one_that_raises_is_reported_and_the_result_comes(self, pool, monkeypatch):
         reported = []
-        monkeypatch.setattr(sys, "unraisablehook", lambda args: reported.append(args.exc_value))
+        monkeypatch.setattr(
+            sys, "unraisablehook", lambda args: reported.append(args.exc_value)
+        )
         assert pool.apply_async(square, (3,), callback=fail).get() == 9
         with pytest.raises(KeyError):
             pool.apply_async({}.__getitem__, (3,), error_callback=fail).get()
@@ -369,7 +377,9 @@ class TestImap:
         results = pool.imap(square, range(count), chunksize, buffersize=buffersize)
         assert list(results) == expected
         assert list(results) == []
-        results = pool.imap_unordered(square, range(count), chunksize, buffersize=buffersize)
+        results = pool.imap_unordered(
+            square, range(count), chunksize, buffersize=buffersize
+        )
         assert sorted(results) == expected
 
     def test_order_of_arrival(self, pool):
@@ -414,7 +424,9 @@ class TestImap:
             next(results)
         assert list(results) == [4, 5]
 
-    @pytest.mark.parametrize(("good", "chunksize", "come"), [(0, 1, 0), (3, 1, 3), (7, 2, 6)])
+    @pytest.mark.parametrize(
+        ("good", "chunksize", "come"), [(0, 1, 0), (3, 1, 3), (7, 2, 6)]
+    )
     def test_an_input_that_raises_comes_last(self, pool, good, chunksize, come):
         results = pool.imap(square, failing_input(good), chunksize)
         assert [next(results) for _ in range(come)] == [square(i) for i in range(come)]
@@ -555,7 +567,11 @@ class TestSubmit:
     def test_own_as_completed(self, pool):
         gate = threading.Event()
         slow = pool.submit(gate.wait, 10)
-        fast = [pool.apply_async(square, (2,)), pool.map_async(square, [3]), pool.submit(len, "")]
+        fast = [
+            pool.apply_async(square, (2,)),
+            pool.map_async(square, [3]),
+            pool.submit(len, ""),
+        ]
         results = pool.as_completed([slow, *fast, fast[0]])
         assert {next(results), next(results), next(results)} == set(fast)
         gate.set()
@@ -702,7 +718,9 @@ class TestAsyncio:
             assert [x async for x in pool.imap_unordered(abs, range(5), 2)].sort() is None
             assert [x async for x in pool.imap(abs, [])] == []
             with pytest.raises(TimeoutError):
-                async for _ in pool.imap(lambda _: (_ for _ in ()).throw(TimeoutError), [1]):
+                async for _ in pool.imap(
+                    lambda _: (_ for _ in ()).throw(TimeoutError), [1]
+                ):
                     pass
 
         asyncio.run(main())

@@ -300,7 +300,9 @@ class TestCtrlC:
         pool.join()
     """
 
-    @pytest.mark.parametrize("name", ["get", "apply", "map", "imap", "future", "timeout", "spin"])
+    @pytest.mark.parametrize(
+        "name", ["get", "apply", "map", "imap", "future", "timeout", "spin"]
+    )
     def test_one_press_ends_a_wait(self, name):
         code, out, err = run_script(self.SCRIPT.format(name=name))
         assert code == 0, err
@@ -673,15 +675,20 @@ class TestStress:
                         n = (seed * 7 + i) % 23
                         expected = [square(k) for k in range(n)]
                         assert pool.map(square, range(n), 1 + i % 3) == expected
-                        assert list(pool.imap(square, range(n), buffersize=1 + i % 5)) == expected
+                        assert (
+                            list(pool.imap(square, range(n), buffersize=1 + i % 5))
+                            == expected
+                        )
                         assert sorted(pool.imap_unordered(square, range(n), 2)) == expected
                         rs = [pool.apply_async(square, (k,)) for k in range(n)]
                         assert [r.get() for r in rs] == expected
                         fs = [pool.submit(square, k) for k in range(n)]
-                        assert sum(f.result() for f in pool.as_completed(fs)) == sum(expected)
-                        assert pool.apply(lambda n=n: sum(pool.map(square, range(n)))) == sum(
+                        assert sum(f.result() for f in pool.as_completed(fs)) == sum(
                             expected
                         )
+                        assert pool.apply(
+                            lambda n=n: sum(pool.map(square, range(n)))
+                        ) == sum(expected)
                 except BaseException as error:
                     errors.append(error)
 
