@@ -22,12 +22,14 @@ from pydistrib.kernels.metrics import (
     sqeuclidean,
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
+from pydistrib.kernels.tracing.refusal import NotTraceable
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Explanation",
     "Metric",
+    "NotTraceable",
     "absolute_distance",
     "chebyshev",
     "cpu_count",
