@@ -134,7 +134,7 @@ def _compile(
     with np.errstate(all="ignore"):
         _verify(program, function, x, y, bound)
     native = as_native(x, y)
-    if doubt is None and value == _absolute_difference(graph, native[0].dtype):
+    if x.ndim == 1 and doubt is None and value == _absolute_difference(graph, native[0].dtype):
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:

@@ -98,6 +98,7 @@ class Leaf:
 
     def __init__(self, points: NDArray[Any]) -> None:
         self.single = points.dtype == np.float32
+        self.ndim = points.ndim
         self._points = points
         self._never_minus_zero: bool | None = None
 
@@ -201,7 +202,8 @@ class Graph:
 
     def feature(self, side: str, start: int, step: int, length: int) -> int:
         """Give the node of one feature (`length` 0) or of a slice of them."""
-        key = (side, (), (start, step, length))
+        # A step that is never made is none: it could lead out of the point.
+        key = (side, (), (start, step if length > 1 else 0, length))
         known = self._known.get(key)
         rate = ROW if side == "x" else COLUMN
         return self._add(key, rate, length, 0) if known is None else known

@@ -26,6 +26,7 @@ from pydistrib.kernels.tracing.kinds import (
     result_kind,
     unit,
 )
+from pydistrib.kernels.tracing.matrices import is_matrix, matrix_product
 from pydistrib.kernels.tracing.operations import (
     MULTIPLY,
     SUBTRACT,
@@ -327,6 +328,9 @@ def _any_all(op: str, name: str) -> Handler:
 
 def dot(a: Any, b: Any) -> Symbol:
     """Multiply two vectors; BLAS adds the products in an order of its own."""
+    if is_matrix(a) or is_matrix(b):
+        result_of_matrix: Symbol = matrix_product(a, b, dot)
+        return result_of_matrix
     trace = trace_of(a, b)
     x, y = trace.symbol(a), trace.symbol(b)
     if x.kind.ndim != 1 or y.kind.ndim != 1:
@@ -354,6 +358,8 @@ def dot(a: Any, b: Any) -> Symbol:
 
 def matmul(a: Any, b: Any) -> Symbol:
     """Multiply two vectors as the operator @ does, which takes no numbers."""
+    if is_matrix(a) or is_matrix(b):
+        return dot(a, b)
     trace = trace_of(a, b)
     if trace.symbol(a).kind.ndim != 1 or trace.symbol(b).kind.ndim != 1:
         refuse("@ of what is no vector is not known to the tracer")

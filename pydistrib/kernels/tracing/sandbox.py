@@ -27,7 +27,7 @@ import operator
 import types
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -195,7 +195,7 @@ class Sandbox:
             if value is not _MISSING:
                 scope[used] = self._convert(value, used)
                 continue
-            value = function.__builtins__.get(used, _MISSING)
+            value = _builtins_of(function).get(used, _MISSING)
             if value is not _MISSING:
                 built_in[used] = self._built_in(value, used)
         for variable, ours, theirs in zip(
@@ -309,11 +309,13 @@ class Sandbox:
             return Poison(f"it uses {name!r}, an array of {value.dtype}")
         if not self._count(value.size):
             return Poison(f"it uses {name!r}, an array of {value.size} numbers")
-        if not (value.flags.c_contiguous and value.dtype.isnative):
+        if not (value.flags.forc and value.dtype.isnative):
             # A copy would be added up in another order, or by another loop.
             return Poison(f"it uses {name!r}, an array that is not contiguous")
         # Of bytes, since nothing makes those writeable.
-        copy = np.frombuffer(value.tobytes(), value.dtype).reshape(value.shape)
+        order: Literal["C", "F"] = "C" if value.flags.c_contiguous else "F"
+        copy = np.frombuffer(value.tobytes("A"), value.dtype)
+        copy = copy.reshape(value.shape, order=order)
         return self._remember(value, copy)
 
     def _tuple(self, value: tuple[Any, ...], name: str) -> Any:
@@ -361,6 +363,10 @@ _CONVERTERS: Final[dict[type, Callable[[Sandbox, Any, str], Any]]] = {
 }
 
 
+# What type checkers do not know of functions.
+_builtins_of: Final = operator.attrgetter("__builtins__")
+
+
 def _called(value: Any, name: str) -> str:
     return f"{name!r}, of type {type(value).__name__}," if name else "the object"
 
@@ -394,7 +400,7 @@ def _is_plain_object(value: Any) -> bool:
             base.__flags__ & _HEAP_TYPE and "__getattr__" not in vars(base) for base in bases
         )
         and all(base.__module__ not in ("builtins", "numpy") for base in bases)
-        and cls.__getattribute__ is object.__getattribute__
+        and not any("__getattribute__" in vars(base) for base in bases)
     )
 
 
