@@ -78,10 +78,15 @@ TERMINATE: Final = "TERMINATE"
 # --------------------------------------------------------------------------------------
 
 
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     # A RuntimeError says that the loop was closed: nobody waits any more.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+        loop.call_soon_threadsafe(_set_done, future)
 
 
 def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
@@ -619,7 +624,7 @@ class PoolBase:
 
     def __del__(self, _warn: Any = warnings.warn, _category: Any = ResourceWarning) -> None:
         if self._state == RUN:
-            _warn(f"unclosed running pool {self!r}", _category, source=self)
+            _warn(f"unclosed running multiprocessing pool {self!r}", _category, source=self)
             self._state = CLOSE
             self._engine.close()
 

@@ -204,7 +204,7 @@ class ThreadEngine(Engine):
         self.crew = _Crew(workers, prefix, initializer, initargs)
         self.queue = TaskQueue(workers, _has_gil(), self.crew.spawn, self.crew.watch)
         self.crew.queue = weakref.ref(self.queue)
-        self.start = self.queue.start  # type: ignore[method-assign]
+        self.start = self.queue.start  # type: ignore[method-assign,assignment]
         _queues[self.queue] = self.crew
 
     def start(self, call: AsyncResult[Any]) -> None:
@@ -354,7 +354,7 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
         return set(self._engine.crew.threads)
 
-    def submit(  # type: ignore[override]
+    def submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[R]:
         """Start ``fn(*args, **kwargs)`` and return its Future."""
@@ -396,7 +396,7 @@ class _ThreadPoolView(ThreadPoolExecutor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return submit_to(self._engine, fn, args, kwargs)
 
-    shutdown = PoolExecutor.shutdown  # type: ignore[assignment]
+    shutdown = PoolExecutor.shutdown
 
     def __del__(self) -> None:
         pass  # the threads are the pool's

@@ -557,6 +557,11 @@ run_items(pd_worker *worker, map *self, PyObject *function, PyObject *items)
         }
         Py_ssize_t end = Py_MIN(start + self->chunk, self->count);
         for (Py_ssize_t i = start; i < end; i++) {
+            if (atomic_load_explicit(&self->base.state, memory_order_relaxed) ==
+                SETTLED)
+            {
+                return done;  // cancelled: nobody wants the rest
+            }
             // As in the standard library, an error ends its chunk, not the others.
             if (run_item(self, function, items, i) < 0) {
                 keep_first_error(self, pd_take_exception());
@@ -577,9 +582,17 @@ offer_rest(map *self, pd_queue *queue)
         return;
     }
     Py_INCREF(self);  // the queue's
-    if (pd_tasks_push(queue->tasks, &self->base.work.task, PD_TASKS_FRONT) != PD_OK) {
-        Py_DECREF(self);
+    if (pd_tasks_push(queue->tasks, &self->base.work.task, PD_TASKS_FRONT) == PD_OK) {
+        return;
     }
+    Py_DECREF(self);
+    PyObject *error =
+        pd_cancelled(module_of((PyObject *)self), "the pool was terminated");
+    if (error != NULL) {
+        pd_async_fail(&self->base.work, error);
+        Py_DECREF(error);
+    }
+    PyErr_Clear();
 }
 
 // Works on the loop: `taken` if this thread took it off the queue, and so may put it
@@ -908,7 +921,8 @@ async_await(PyObject *op)
 }
 
 PyDoc_STRVAR(set_hooks_doc,
-             "_set_pool_hooks(timeout_error, cancelled_error, awaiter, anext)\n--\n\n"
+             "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
+             "/)\n--\n\n"
              "What results raise, what `await result` iterates over, and what "
              "`anext(iterator)`\nawaits.");
 
