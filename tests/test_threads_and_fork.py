@@ -127,8 +127,8 @@ class TestSignals:
             x = np.random.default_rng(0).random((1500, 400))
             expected = pydistrib.pairwise(x, workers=1)
             signal.setitimer(signal.ITIMER_REAL, 0.03, 0.03)
-            until = time.perf_counter() + 1.0
-            while time.perf_counter() < until:
+            until = time.perf_counter() + 60
+            while len(calls) <= 5 and time.perf_counter() < until:
                 assert np.array_equal(pydistrib.pairwise(x, workers=2), expected)
             signal.setitimer(signal.ITIMER_REAL, 0)
             assert len(calls) > 5
