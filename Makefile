@@ -81,7 +81,7 @@ $(BUILD)/%.o: src/%.c $(CORE_HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O2 -g -c $< -o $@
 
-$(BUILD)/test_%: tests/core/test_%.c tests/core/check.h $(CORE_OBJECTS)
+$(BUILD)/test_%: tests/core/test_%.c $(wildcard tests/core/*.h) $(CORE_OBJECTS)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O1 -g $< $(CORE_OBJECTS) -lm -o $@
 
 bench: $(VENV)/.bench
