@@ -19,7 +19,7 @@ WARNINGS = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Werror
 CORE_FLAGS = -std=gnu11 $(WARNINGS) -ffp-contract=off -fno-math-errno -fno-trapping-math \
              -DPD_TEST -Isrc -Itests/core -pthread
 
-.PHONY: demo test lint sanitize sanitize-python bench core-test format clean
+.PHONY: demo test test-oldest lint sanitize sanitize-python bench core-test format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pydistrib
@@ -32,6 +32,16 @@ test: $(VENV)/.test core-test
 	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels; \
 	done
 	$(BIN)/python -m pytest
+
+# What is built against NumPy 2 runs on the oldest NumPy that is promised.
+OLDEST = $(CURDIR)/.venv-oldest
+test-oldest: $(VENV)/.test
+	rm -rf build/wheel
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
+	$(OLDEST)/bin/pip --quiet --disable-pip-version-check install --force-reinstall \
+	    'numpy==1.25.*' 'scipy==1.11.*' hypothesis pytest pytest-timeout build/wheel/*.whl
+	PYTHONSAFEPATH=1 $(OLDEST)/bin/python -m pytest -p no:cacheprovider tests/kernels
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

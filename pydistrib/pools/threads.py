@@ -127,6 +127,7 @@ class _Crew:
         self.initializer = initializer
         self.initargs = initargs
         self.threads: list[threading.Thread] = []
+        self.broken = False
         self.numbers = itertools.count()
         self.queue: Callable[[], TaskQueue | None] = lambda: None
 
@@ -166,6 +167,7 @@ def _work(crew: _Crew, queue: TaskQueue) -> None:
         try:
             crew.initializer(*crew.initargs)
         except BaseException as error:
+            crew.broken = True
             _LOGGER.critical("Exception in initializer:", exc_info=True)
             broken = concurrent.futures.thread.BrokenThreadPool(
                 "A thread initializer failed, the thread pool is not usable anymore"
@@ -353,6 +355,10 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     @property
     def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
         return set(self._engine.crew.threads)
+
+    @property
+    def _broken(self) -> bool:  # type: ignore[override]
+        return self._engine.crew.broken
 
     def submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs

@@ -212,9 +212,13 @@ call_listeners(PyObject *listeners)
 static void
 mirror_to_future(async *self)
 {
-    PyObject *none = PyObject_CallMethod(self->extras->future,
-                                         self->failed ? "set_exception" : "set_result",
-                                         "O", self->value);
+    PyObject *name =
+        PyUnicode_FromString(self->failed ? "set_exception" : "set_result");
+    // Not by a format string: that would take a tuple apart.
+    PyObject *none = name == NULL ? NULL
+                                  : PyObject_CallMethodOneArg(self->extras->future,
+                                                              name, self->value);
+    Py_XDECREF(name);
     if (none == NULL) {
         PyErr_WriteUnraisable(self->extras->future);
     }
@@ -371,6 +375,23 @@ settle_call(async *self, PyObject *result)
     }
 }
 
+// For a call that will not run: cancels its Future, or finds that its user has done so.
+static void
+end_future(async *self, bool cancel)
+{
+    PyObject *future = self->extras->future;
+    PyObject *done = PyObject_CallMethod(future, cancel ? "cancel" : "cancelled", NULL);
+    if (done == Py_True) {
+        Py_SETREF(done,
+                  PyObject_CallMethod(future, "set_running_or_notify_cancel", NULL));
+        Py_CLEAR(self->extras->future);
+    }
+    if (done == NULL) {
+        PyErr_WriteUnraisable(future);
+    }
+    Py_XDECREF(done);
+}
+
 void
 pd_async_fail(pd_work *work, PyObject *exception)
 {
@@ -379,17 +400,9 @@ pd_async_fail(pd_work *work, PyObject *exception)
         return;
     }
     if (self->extras != NULL && self->extras->future != NULL) {
-        // A Future that has not begun is cancelled, as shutdown(cancel_futures) does.
-        PyObject *done = PyObject_CallMethod(self->extras->future, "cancel", NULL);
-        if (done == Py_True) {
-            Py_SETREF(done, PyObject_CallMethod(self->extras->future,
-                                                "set_running_or_notify_cancel", NULL));
-            Py_CLEAR(self->extras->future);
-        }
-        if (done == NULL) {
-            PyErr_Clear();
-        }
-        Py_XDECREF(done);
+        pd_module_state *state = PyModule_GetState(module_of((PyObject *)self));
+        end_future(self,
+                   PyErr_GivenExceptionMatches(exception, state->cancelled_error));
     }
     settle(self, true, Py_NewRef(exception), true);
 }
