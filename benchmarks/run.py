@@ -51,11 +51,12 @@ def main() -> None:
     peers.set_threads(threads)
     pydistrib.set_num_threads(threads)
     machine = peers.machine() | {"threads": str(threads)}
+    others = peers.Others()
     rows: list[Row] = []
     for name in options.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"bench_{name}").rows(settings)
-    machine["load after"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    machine["meanwhile"] = others.share()
     print(report.write(options.results, machine, rows), end="")
 
 
