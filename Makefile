@@ -94,8 +94,9 @@ $(BUILD)/%.o: src/%.c $(CORE_HEADERS)
 $(BUILD)/test_%: tests/core/test_%.c $(wildcard tests/core/*.h) $(CORE_OBJECTS)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O1 -g $< $(CORE_OBJECTS) -lm -o $@
 
+# make bench BENCH=--quick, or BENCH='--only metrics memory'
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -5,6 +5,9 @@ Each subject is a module bench_NAME.py with a function rows(settings).  Peers an
 in one process, in turns (timing.py), with the same number of threads.  The report is
 printed, and written to benchmarks/results/.
 
+A peer that is not installed is named as absent; PyTorch is no part of the extra `bench`,
+since it is large: ``pip install torch`` beside it.
+
 Two variables that force OpenBLAS to the kernels of another CPU are taken away first, so
 that the peers which use it run at their best.
 """
