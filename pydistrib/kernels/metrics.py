@@ -123,7 +123,7 @@ class Metric:
         Returns
         -------
         numpy.float64 or numpy.float32
-            float32 if both points are, else float64.
+            The value; a float32 if both points are, else a float64.
 
         Raises
         ------

@@ -208,9 +208,10 @@ def kernel(
         A function of two points that returns one real number, a built-in metric such as
         `absolute_distance`, or a metric's name.  A point of a 1-D array is a NumPy scalar,
         a point of a 2-D array a 1-D array, read-only.
-    alpha : array_like of shape (n,) or (n, d), bool, integer or floating
-        The n points of the rows.  Never copied if float32 or float64.
-    beta : array_like of shape (m,) or (m, d), bool, integer or floating
+    alpha : array_like of shape (n,) or (n, d)
+        The n points of the rows: bools, integers or floats.  Never copied if both inputs
+        are float32 or both float64.
+    beta : array_like of shape (m,) or (m, d)
         The m points of the columns.
     dtype : float32, float64 or None, optional
         Type of the result; None means float64.
@@ -307,9 +308,9 @@ def pairwise(
 
     Parameters
     ----------
-    x : array_like of shape (n, d) or (n,), bool, integer or floating
-        The n points, one a row.  float32 and float64 are never copied, whatever their
-        strides; other types are converted to float64.
+    x : array_like of shape (n, d) or (n,)
+        The n points, one a row: bools, integers or floats.  Never copied, whatever the
+        strides, if both inputs are float32 or both float64; else converted to float64.
     y : array_like of shape (m, d) or (m,), optional
         The m points to compare with.  By default `x`.
     metric : str, Metric or callable, optional

@@ -78,10 +78,15 @@ TERMINATE: Final = "TERMINATE"
 # --------------------------------------------------------------------------------------
 
 
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     # A RuntimeError says that the loop was closed: nobody waits any more.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+        loop.call_soon_threadsafe(_set_done, future)
 
 
 def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
@@ -113,7 +118,17 @@ async def _anext(iterator: ResultIterator[R]) -> R:
         raise StopAsyncIteration from None
 
 
-_core._set_pool_hooks(TimeoutError, concurrent.futures.CancelledError, _await, _anext)
+def _report(error: BaseException) -> None:
+    """Tell of an error in a callback as the standard library's threads do."""
+    thread = threading.current_thread()
+    threading.excepthook(
+        threading.ExceptHookArgs((type(error), error, error.__traceback__, thread))
+    )
+
+
+_core._set_pool_hooks(
+    TimeoutError, concurrent.futures.CancelledError, _await, _anext, _report
+)
 
 
 # --------------------------------------------------------------------------------------
@@ -209,7 +224,7 @@ def _bar_type() -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or pip install 'pydistrib[progress]'"
+            "progress=True needs tqdm: pip install tqdm, or 'pydistrib[progress]'"
         ) from None
     return tqdm
 
@@ -285,7 +300,7 @@ class WorkerStats:
     """
     What one worker of a pool has done; times in seconds.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Of its thread or process.
@@ -318,7 +333,7 @@ class PoolStats:
     """
     What a pool has done so far.
 
-    Attributes
+    Parameters
     ----------
     tasks : int
         Tasks that have been run.
@@ -376,7 +391,7 @@ class Engine(abc.ABC):
         """Tell what has been done so far."""
 
     def default_chunk(self, count: int) -> int:
-        """How many of a map's `count` items make a task: the standard library's rule."""
+        """Say how many of `count` items make a task: the standard library's rule."""
         return max(1, -(-count // (4 * self.workers)))
 
     def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
@@ -518,12 +533,52 @@ class Future(concurrent.futures.Future[R]):
             self._call._help()
 
     def result(self, timeout: float | None = None) -> R:
-        """Return the result, as `concurrent.futures.Future.result`."""
+        """
+        Return the result, as `concurrent.futures.Future.result`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        object
+            What the call returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not come in time.
+        CancelledError
+            If the Future was cancelled.
+        Exception
+            What the call raised.
+        """
         self._help(timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception, as `concurrent.futures.Future.exception`."""
+        """
+        Return the exception, as `concurrent.futures.Future.exception`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        BaseException or None
+            What the call raised, or None if it returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended in time.
+        CancelledError
+            If the Future was cancelled.
+        """
         self._help(timeout)
         return super().exception(timeout)
 
@@ -750,7 +805,7 @@ class PoolBase:
             Called with the result or with the exception, before the result is ready,
             in a worker; one at a time for the whole pool, so they should be quick and
             not wait for other results of the pool that have callbacks.  What they raise
-            is reported by `sys.unraisablehook`.
+            goes to `threading.excepthook`.
         timeout : float, optional
             Seconds that it may run; then the result is `TimeoutError`, which is also
             raised in the task as soon as it runs Python code.
@@ -1218,7 +1273,9 @@ class PoolBase:
         )
         total = operator.length_hint(iterable) or None
         self._engine.start_stream(stream, time_limit)
-        return stream if bar_type is None else ProgressIterator(stream, bar_type(total=total))
+        return (
+            stream if bar_type is None else ProgressIterator(stream, bar_type(total=total))
+        )
 
     # -- other faces -------------------------------------------------------------------
 

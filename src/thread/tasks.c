@@ -23,10 +23,11 @@
 //   I1  Every field said to be guarded changes only with the mutex held.
 //   I2  The mutex is a leaf: no hook is called with it held.  attach() may block for
 //       ever, so nothing is owed to anybody while a thread is in it but its standby
-//       count, which pd_tasks_after_fork() and the end of the process make moot.
-//   I3  standby counts the threads that were called, spawned or have stopped spinning,
-//       and have not yet looked at the list.  If the list is not empty then standby > 0,
-//       or a thread spins, or all `max_workers` are running tasks and will look.
+//       count, which a fork and the end of the process make moot.
+//   I3  standby counts the threads that were called or spawned, or found something to do
+//       when they were about to park, and have not looked at the list since.  idling
+//       counts those that will look before they park.  If the list is not empty then
+//       standby + idling > 0, or all `max_workers` are running tasks and will look.
 //   I4  A worker's seat is counted in `workers` from before spawn() until it leaves.
 //
 // Fork: every queue is on a list; all mutexes are taken around fork(), and the child's
@@ -64,6 +65,7 @@ struct pd_tasks {
     unsigned workers;  // guarded by mutex
     unsigned standby;  // guarded by mutex
     unsigned running;  // threads inside run(); guarded by mutex
+    unsigned idling;   // threads that will look at the list; guarded by mutex
     unsigned holds;    // guarded by mutex
     bool closed;       // guarded by mutex
     bool draining;     // holds don't count any more; guarded by mutex
@@ -115,6 +117,7 @@ after_fork_in_child(void)
         q->workers = 0;
         q->standby = 0;
         q->running = 0;
+        q->idling = 0;
         atomic_store(&q->spinning, false);
         atomic_store(&q->waiting, 0);
         atomic_store(&q->attached, 0);
@@ -239,7 +242,7 @@ pop(pd_tasks *q)
 static bool
 call_standby(pd_tasks *q)
 {
-    if (is_empty(q) || q->standby >= q->max_standby || atomic_load(&q->spinning)) {
+    if (is_empty(q) || q->standby >= q->max_standby || q->idling > 0) {
         return false;
     }
     if (q->parked != NULL) {
@@ -336,7 +339,6 @@ spin_for_task(pd_tasks *q)
     {
         pd_spin_pause();
     }
-    // Before the mutex is taken: a push that saw it set is seen below (I3).
     atomic_store(&q->spinning, false);
 }
 
@@ -366,12 +368,13 @@ call_all_if_over(pd_tasks *q)
     }
 }
 
-// Waits, detached, until this thread is a standby or has to end.
+// Waits, detached and counted as idling, until this thread is a standby or has to end.
 static void
 become_standby(pd_tasks *q, seat *me)
 {
     spin_for_task(q);
     pthread_mutex_lock(&q->mutex);
+    q->idling--;
     while (!me->called) {
         if (is_over(q) || (!is_empty(q) && q->standby < q->max_standby)) {
             q->standby++;
@@ -425,6 +428,7 @@ pd_tasks_work(pd_tasks *q, void *thread)
         if (is_over(q)) {
             break;
         }
+        q->idling++;
         pthread_mutex_unlock(&q->mutex);
         q->hooks->detach(thread);
         atomic_fetch_sub(&q->attached, 1);

@@ -6,9 +6,9 @@ features, or a leaf: features of the row's point (``"x"``) or of the column's (`
 constant, or a constant vector.  A node has a length: 0 for a number, L for a vector of L
 features, for which it is computed one after the other.
 
-Two short cuts are taken here, since nothing else has to know of them: operations on
-constants are carried out at once, and the difference that is squared, or whose absolute
-value is taken, is one operation.
+Short cuts are taken here, since nothing else has to know of them: operations on constants
+are carried out at once, the difference that is squared, or whose absolute value is taken,
+is one operation, and what cannot be negative is its own absolute value.
 
 Nodes are made once: asking for the same operation on the same nodes gives the same node.
 So common subexpressions cost nothing, and two traces of a function agree if they end at
@@ -42,6 +42,9 @@ _FOLDABLE: Final[dict[str, Callable[..., Any]]] = {
     "SUB": np.subtract,
     "TO_F32": np.float32,
 }
+
+# Results that taking the absolute value of does not change.
+_NEVER_NEGATIVE: Final = frozenset(["ABS", "ABSDIFF", "SQUARE", "SQDIFF"])
 
 Key = tuple[str, tuple[int, ...], Any]
 
@@ -112,6 +115,8 @@ class Graph:
         if op in _FOLDABLE and all(self.nodes[arg].op == "const" for arg in args):
             with np.errstate(all="ignore"):
                 return self.const(_FOLDABLE[op](*map(self.value_of, args)))
+        if op == "ABS" and self.nodes[args[0]].op in _NEVER_NEGATIVE:
+            return args[0]
         if op == "MUL" and args[0] == args[1]:
             return self.op("SQUARE", args[0])
         if op in ("ABS", "SQUARE") and self.nodes[args[0]].op == "SUB":

@@ -452,8 +452,8 @@ def numpy_names() -> dict[str, Any]:
         name: getattr(np, name)
         for name in ("e", "inf", "nan", "newaxis", "pi", "euler_gamma")
     }
-    for name in dir(np):
-        value = getattr(np, name) if not name.startswith("_") else None
+    # Not dir(): some of what it lists is imported only when asked for.
+    for name, value in vars(np).items():
         if isinstance(value, np.ufunc) and value in UFUNCS:
             table[name] = stand_in(value, UFUNCS[value])
     for name, handler in _FUNCTIONS.items():
