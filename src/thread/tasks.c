@@ -78,6 +78,7 @@ struct pd_tasks {
     _Alignas(64) _Atomic size_t length;
     _Atomic bool ending;    // closed, for the spinning thread
     _Atomic bool spinning;  // a thread spins; set and cleared by it
+    pd_spin spin;           // whether it has been worth it
     _Atomic int waiting;    // waiters that are detached
     _Atomic int attached;   // threads of the queue that hold or want attach()
 };
@@ -135,6 +136,16 @@ install_fork_handlers(void)
 // Life
 // ------------------------------------------------------------------------------
 
+static pthread_once_t spin_once = PTHREAD_ONCE_INIT;
+static int64_t spin_ns;  // written once
+
+// Once for the process: reading the system takes longer than starting a thread.
+static void
+measure_spin(void)
+{
+    spin_ns = pd_cpu_count().usable > 1 ? SPIN_NS : 0;
+}
+
 pd_status
 pd_tasks_create(const pd_tasks_hooks *hooks,
                 void *context,
@@ -157,7 +168,8 @@ pd_tasks_create(const pd_tasks_hooks *hooks,
     q->context = context;
     q->max_workers = max_workers;
     q->max_standby = max_standby;
-    q->spin_ns = pd_cpu_count().usable > 1 ? SPIN_NS : 0;
+    pthread_once(&spin_once, measure_spin);
+    q->spin_ns = spin_ns;
     q->list.next = q->list.prev = &q->list;
 
     pthread_once(&fork_once, install_fork_handlers);
@@ -237,23 +249,31 @@ pop(pd_tasks *q)
 // Calling a standby
 // ------------------------------------------------------------------------------
 
-// Sees to it that somebody comes for the task in the list; mutex held.  True if the
+// How many threads may be awake with nothing to run yet; mutex held.  That others are
+// inside run() while this thread is attached means that tasks let go: then the number
+// of runners doubles from step to step instead of growing by one.
+static unsigned
+standby_limit(const pd_tasks *q)
+{
+    return q->running > q->max_standby ? q->running : q->max_standby;
+}
+
+// Sees to it that somebody comes for what is in the list; mutex held.  True if the
 // caller is to start a thread, whose seat and standby are counted already.
 static bool
-call_standby(pd_tasks *q)
+call_standby(pd_tasks *q, unsigned limit)
 {
-    if (is_empty(q) || q->standby >= q->max_standby || q->idling > 0) {
+    if (is_empty(q) || q->idling > 0) {
         return false;
     }
-    if (q->parked != NULL) {
+    while (q->standby < limit && q->parked != NULL) {
         seat *called = q->parked;
         q->parked = called->next;
         called->called = true;
         q->standby++;
         pthread_cond_signal(&called->wake);
-        return false;
     }
-    if (q->workers >= q->max_workers) {
+    if (q->standby >= limit || q->workers >= q->max_workers) {
         return false;
     }
     q->workers++;
@@ -285,7 +305,8 @@ pd_tasks_push(pd_tasks *q, pd_task *task, pd_tasks_end end)
         return PD_ECLOSED;
     }
     insert_before(q, task, end == PD_TASKS_FRONT ? q->list.next : &q->list);
-    bool wanted = call_standby(q);
+    // A new task needs one thread; what was pushed again has work for all that can.
+    bool wanted = call_standby(q, end == PD_TASKS_BACK ? 1 : standby_limit(q));
     pthread_mutex_unlock(&q->mutex);
     if (!wanted || spawn(q)) {
         return PD_OK;
@@ -322,6 +343,10 @@ spin_for_task(pd_tasks *q)
     if (q->spin_ns == 0 || atomic_exchange(&q->spinning, true)) {
         return;
     }
+    if (!pd_spin_pays(&q->spin)) {
+        atomic_store(&q->spinning, false);
+        return;
+    }
     int64_t until_ns = pd_now_ns() + q->spin_ns;
     bool seen = false;
     while (!seen && pd_now_ns() < until_ns) {
@@ -331,6 +356,7 @@ spin_for_task(pd_tasks *q)
             pd_spin_pause();
         }
     }
+    pd_spin_ended(&q->spin, seen);
     // Whoever pushed still holds what attach() wants; it may be about to let go.
     until_ns = pd_now_ns() + YIELD_NS;
     while (seen && q->max_standby == 1 &&
@@ -395,7 +421,9 @@ static bool
 run_one(pd_tasks *q, void *thread, pd_task *task)
 {
     q->running++;
-    bool wanted = call_standby(q);
+    size_t length = atomic_load_explicit(&q->length, memory_order_relaxed);
+    unsigned limit = standby_limit(q);
+    bool wanted = call_standby(q, length < limit ? (unsigned)length : limit);
     pthread_mutex_unlock(&q->mutex);
     if (wanted) {
         (void)spawn(q);
@@ -469,7 +497,7 @@ pd_tasks_give_up(pd_tasks *q)
     q->workers--;
     q->running--;
     call_all_if_over(q);
-    bool wanted = call_standby(q);
+    bool wanted = call_standby(q, q->max_standby);
     pthread_mutex_unlock(&q->mutex);
     if (wanted) {
         (void)spawn(q);
