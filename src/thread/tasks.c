@@ -66,6 +66,7 @@ struct pd_tasks {
     unsigned standby;  // guarded by mutex
     unsigned running;  // threads inside run(); guarded by mutex
     unsigned idling;   // threads that will look at the list; guarded by mutex
+    unsigned useful;   // threads that ran tasks at a time of late; guarded by mutex
     unsigned holds;    // guarded by mutex
     bool closed;       // guarded by mutex
     bool draining;     // holds don't count any more; guarded by mutex
@@ -249,13 +250,15 @@ pop(pd_tasks *q)
 // Calling a standby
 // ------------------------------------------------------------------------------
 
-// How many threads may be awake with nothing to run yet; mutex held.  That others are
-// inside run() while this thread is attached means that tasks let go: then the number
-// of runners doubles from step to step instead of growing by one.
+// How many threads may be awake with nothing to run yet, for work that all can share;
+// mutex held.  That others are inside run() while this thread is attached means that
+// tasks let go: so the number of runners doubles from step to step, and the next loop
+// begins with as many threads as were of use in the last ones.
 static unsigned
 standby_limit(const pd_tasks *q)
 {
-    return q->running > q->max_standby ? q->running : q->max_standby;
+    unsigned useful = q->running > q->useful ? q->running : q->useful;
+    return useful > q->max_standby ? useful : q->max_standby;
 }
 
 // Sees to it that somebody comes for what is in the list; mutex held.  True if the
@@ -421,6 +424,9 @@ static bool
 run_one(pd_tasks *q, void *thread, pd_task *task)
 {
     q->running++;
+    if (q->running > q->useful) {
+        q->useful = q->running;
+    }
     size_t length = atomic_load_explicit(&q->length, memory_order_relaxed);
     unsigned limit = standby_limit(q);
     bool wanted = call_standby(q, length < limit ? (unsigned)length : limit);
@@ -443,6 +449,7 @@ pd_tasks_work(pd_tasks *q, void *thread)
     seat me = {.called = false};
     (void)pd_cond_init(&me.wake);
     bool stays = true;
+    bool called_in_vain = true;  // until it finds a task
 
     atomic_fetch_add(&q->attached, 1);
     pthread_mutex_lock(&q->mutex);
@@ -450,11 +457,15 @@ pd_tasks_work(pd_tasks *q, void *thread)
     while (stays) {
         pd_task *task = pop(q);
         if (task != NULL) {
+            called_in_vain = false;
             stays = run_one(q, thread, task);
             continue;
         }
         if (is_over(q)) {
             break;
+        }
+        if (called_in_vain && q->useful > 0) {
+            q->useful--;
         }
         q->idling++;
         pthread_mutex_unlock(&q->mutex);
@@ -463,6 +474,7 @@ pd_tasks_work(pd_tasks *q, void *thread)
         become_standby(q, &me);
         atomic_fetch_add(&q->attached, 1);
         q->hooks->attach(thread);
+        called_in_vain = true;
         pthread_mutex_lock(&q->mutex);
         q->standby--;
     }
