@@ -30,7 +30,13 @@ from pydistrib.kernels.arrays import as_native
 from pydistrib.kernels.tracing import bounds
 from pydistrib.kernels.tracing.describe import describe
 from pydistrib.kernels.tracing.graph import Graph
-from pydistrib.kernels.tracing.kinds import FLOAT_KINDS, KINDS, MAX_EXACT, Kind
+from pydistrib.kernels.tracing.kinds import (
+    FLOAT_KINDS,
+    KINDS,
+    MAX_EXACT,
+    Kind,
+    dtype_kind,
+)
 from pydistrib.kernels.tracing.program import Program, compile_program, reachable
 from pydistrib.kernels.tracing.refusal import (
     NotTraceable,
@@ -156,7 +162,7 @@ def _check_points(x: NDArray[Any], y: NDArray[Any]) -> bool:
     for points in (x, y):
         if points.size == 0:
             refuse("there are no pairs or no features")
-        if points.dtype.name not in KINDS or not points.dtype.isnative:
+        if dtype_kind(points.dtype) not in KINDS or not points.dtype.isnative:
             refuse(f"points of {points.dtype} are not known to the tracer")
         if not points.flags.aligned:
             refuse("the points are not aligned in memory")
@@ -221,7 +227,7 @@ def _trace_twice(
 
 
 def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:
-    name = points.dtype.name
+    name = dtype_kind(points.dtype)
     interval = None
     if name not in FLOAT_KINDS:
         interval = int(points.min()), int(points.max())
