@@ -20,7 +20,7 @@ WARNINGS = -Wall -Wextra -Wconversion -Wshadow -Wstrict-prototypes -Werror
 CORE_FLAGS = -std=gnu11 $(WARNINGS) -ffp-contract=off -fno-math-errno -fno-trapping-math \
              -DPD_TEST -Isrc -Itests/core -pthread
 
-.PHONY: demo test lint sanitize sanitize-python bench core-test format clean
+.PHONY: demo test test-oldest lint sanitize sanitize-python bench core-test format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pydistrib
@@ -33,6 +33,16 @@ test: $(VENV)/.test core-test
 	    PYDISTRIB_SIMD=$$level $(BIN)/python -m pytest tests/kernels; \
 	done
 	$(BIN)/python -m pytest
+
+# What is built against NumPy 2 runs on the oldest NumPy that is promised.
+OLDEST = $(CURDIR)/.venv-oldest
+test-oldest: $(VENV)/.test
+	rm -rf build/wheel
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
+	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
+	$(OLDEST)/bin/pip --quiet --disable-pip-version-check install --force-reinstall \
+	    'numpy==1.25.*' 'scipy==1.11.*' hypothesis pytest pytest-timeout build/wheel/*.whl
+	PYTHONSAFEPATH=1 $(OLDEST)/bin/python -m pytest -p no:cacheprovider tests/kernels
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -82,11 +92,12 @@ $(BUILD)/%.o: src/%.c $(CORE_HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O2 -g -c $< -o $@
 
-$(BUILD)/test_%: tests/core/test_%.c tests/core/check.h $(CORE_OBJECTS)
+$(BUILD)/test_%: tests/core/test_%.c $(wildcard tests/core/*.h) $(CORE_OBJECTS)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O1 -g $< $(CORE_OBJECTS) -lm -o $@
 
+# make bench BENCH=--quick, or BENCH='--only metrics memory'
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

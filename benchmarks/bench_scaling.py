@@ -3,7 +3,7 @@ Two threads against one, where arithmetic decides.
 
 Two CPUs of a virtual machine may be two halves of one core, or busy with others.  What
 they can give is measured beside: a second process computes all the time while this one
-does half of the work on one thread.
+does half of the work on one thread.  All values here are ratios of minima.
 """
 
 from __future__ import annotations
@@ -76,15 +76,15 @@ def _row(settings: Settings, name: str, features: int, dtype: str) -> Row:
         },
         settings.rounds,
     )
-    alone = times["one"].median
+    alone = times["one"].minimum
     with _other_process(name, features, dtype):
         beside = take_turns({"half": lambda: _compute(name, x, half, 1)}, settings.rounds)
-    ideal = alone / beside["half"].median
+    ideal = alone / beside["half"].minimum
     return Row(
         SUBJECT,
         f"{name}, d = {features}, {dtype}",
         f"one thread; two processes: {ideal:.2f} x",
-        alone / times["two"].median,
+        alone / times["two"].minimum,
         "x",
         1.8,
         ours=times["two"],

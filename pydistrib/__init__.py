@@ -4,7 +4,7 @@ Threads, processes and pairwise kernels at C speed: change the import, keep the 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
 `pools` (threads and other engines that run Python tasks), `threads` (one thread, locks,
 counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
-no thread, and imports NumPy and, where it is installed, threadpoolctl.
+no thread and imports nothing but NumPy.
 """
 
 from pydistrib import _threadpoolctl
@@ -16,6 +16,7 @@ from pydistrib._config import (
     show_config,
 )
 from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
+from pydistrib.errors import PoolBroken, WorkerDied
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -25,7 +26,7 @@ from pydistrib.kernels.metrics import (
     sqeuclidean,
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
-from pydistrib.errors import PoolBroken, WorkerDied
+from pydistrib.kernels.tracing.refusal import NotTraceable
 from pydistrib.pools.processes import Pool, ProcessPoolExecutor
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
@@ -56,6 +57,7 @@ __all__ = [
     "Lock",
     "MapResult",
     "Metric",
+    "NotTraceable",
     "Pool",
     "PoolBroken",
     "PoolStats",
@@ -84,5 +86,5 @@ __all__ = [
 ]
 
 obey_environment()
-_threadpoolctl.register_if_installed()
+_threadpoolctl.register_when_imported()
 del obey_environment

@@ -118,7 +118,17 @@ async def _anext(iterator: ResultIterator[R]) -> R:
         raise StopAsyncIteration from None
 
 
-_core._set_pool_hooks(TimeoutError, concurrent.futures.CancelledError, _await, _anext)
+def _report(error: BaseException) -> None:
+    """Tell of an error in a callback as the standard library's threads do."""
+    thread = threading.current_thread()
+    threading.excepthook(
+        threading.ExceptHookArgs((type(error), error, error.__traceback__, thread))
+    )
+
+
+_core._set_pool_hooks(
+    TimeoutError, concurrent.futures.CancelledError, _await, _anext, _report
+)
 
 
 # --------------------------------------------------------------------------------------
@@ -208,16 +218,15 @@ def _check_out(out: object, count: int) -> None:
 # --------------------------------------------------------------------------------------
 
 
-def progress_bar(total: int | None) -> Any:
-    """Make tqdm's bar, the terminal's or the notebook's, as the case may be."""
+def _bar_type() -> Any:
+    """Give tqdm's bar, the terminal's or the notebook's, as the case may be."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or pip install "
-            "'pydistrib[progress]'"
+            "progress=True needs tqdm: pip install tqdm, or 'pydistrib[progress]'"
         ) from None
-    return tqdm(total=total)
+    return tqdm
 
 
 def _follow(result: MapResult[Any], bar: Any) -> None:
@@ -291,7 +300,7 @@ class WorkerStats:
     """
     What one worker of a pool has done; times in seconds.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Of its thread or process.
@@ -324,7 +333,7 @@ class PoolStats:
     """
     What a pool has done so far.
 
-    Attributes
+    Parameters
     ----------
     tasks : int
         Tasks that have been run.
@@ -382,7 +391,7 @@ class Engine(abc.ABC):
         """Tell what has been done so far."""
 
     def default_chunk(self, count: int) -> int:
-        """How many of a map's `count` items make a task: the standard library's rule."""
+        """Say how many of `count` items make a task: the standard library's rule."""
         return max(1, -(-count // (4 * self.workers)))
 
     def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
@@ -530,12 +539,52 @@ class Future(concurrent.futures.Future[R]):
         return super().cancel()
 
     def result(self, timeout: float | None = None) -> R:
-        """Return the result, as `concurrent.futures.Future.result`."""
+        """
+        Return the result, as `concurrent.futures.Future.result`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        object
+            What the call returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not come in time.
+        CancelledError
+            If the Future was cancelled.
+        Exception
+            What the call raised.
+        """
         self._help(timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception, as `concurrent.futures.Future.exception`."""
+        """
+        Return the exception, as `concurrent.futures.Future.exception`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        BaseException or None
+            What the call raised, or None if it returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended in time.
+        CancelledError
+            If the Future was cancelled.
+        """
         self._help(timeout)
         return super().exception(timeout)
 
@@ -762,7 +811,7 @@ class PoolBase:
             Called with the result or with the exception, before the result is ready,
             in a worker; one at a time for the whole pool, so they should be quick and
             not wait for other results of the pool that have callbacks.  What they raise
-            is reported by `sys.unraisablehook`.
+            goes to `threading.excepthook`.
         timeout : float, optional
             Seconds that it may run; then the result is `TimeoutError`, which is also
             raised in the task as soon as it runs Python code.
@@ -1110,26 +1159,20 @@ class PoolBase:
         retries: int,
         progress: bool,
     ) -> MapResult[Any]:
-        bar = progress_bar(None) if progress else None
-        try:
-            result = self._start_map(
-                func,
-                iterable,
-                star,
-                chunksize,
-                callback,
-                error_callback,
-                out,
-                timeout,
-                retries,
-            )
-        except BaseException:
-            if bar is not None:
-                bar.close()
-            raise
-        if bar is not None:
-            bar.reset(result.total)
-            _bars[result] = _show_progress(result, bar)
+        bar_type = _bar_type() if progress else None
+        result = self._start_map(
+            func,
+            iterable,
+            star,
+            chunksize,
+            callback,
+            error_callback,
+            out,
+            timeout,
+            retries,
+        )
+        if bar_type is not None:
+            _bars[result] = _show_progress(result, bar_type(total=result.total))
         return result
 
     def imap(
@@ -1230,12 +1273,15 @@ class PoolBase:
         limit = 0
         if buffersize is not None:
             limit = max(1, _whole_number(buffersize, "buffersize", 1) // chunk)
-        bar = progress_bar(operator.length_hint(iterable) or None) if progress else None
+        bar_type = _bar_type() if progress else None
         stream: ResultIterator[Any] = ResultIterator(
             func, iterable, chunk, False, ordered, limit
         )
+        total = operator.length_hint(iterable) or None
         self._engine.start_stream(stream, time_limit)
-        return stream if bar is None else ProgressIterator(stream, bar)
+        return (
+            stream if bar_type is None else ProgressIterator(stream, bar_type(total=total))
+        )
 
     # -- other faces -------------------------------------------------------------------
 

@@ -22,7 +22,7 @@
 #include "base/alloc.h"
 
 #define CHUNK 1024
-#define FEW_FEATURES 16
+#define FEW_FEATURES PD_METRIC_FLUSH  // which are never widened
 
 #define FEW_PANEL_BYTES ((size_t)32 << 10)  // of the L1
 #define PANELS_BYTES ((size_t)256 << 10)    // of the L2

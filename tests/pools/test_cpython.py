@@ -6,7 +6,6 @@ They come from the interpreter's `test` package, which some distributions leave 
 from __future__ import annotations
 
 import importlib
-import sys
 import threading
 import unittest
 from unittest import mock
@@ -26,15 +25,10 @@ def _import(name: str):
         pytest.skip(f"this interpreter has no {name}: {error}")
 
 
-def _run(*cases: type[unittest.TestCase], skip: dict[str, str] | None = None) -> None:
-    """Run all tests of the classes; `skip` says which not, and why."""
-    suite = unittest.TestSuite()
-    for case in cases:
-        for test in unittest.defaultTestLoader.loadTestsFromTestCase(case):
-            if test._testMethodName not in (skip or {}):
-                suite.addTest(test)
+def _run(case: type[unittest.TestCase]) -> None:
+    """Run all tests of the class."""
     result = unittest.TestResult()
-    suite.run(result)
+    unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
     problems = [text for _, text in result.failures + result.errors]
     assert not problems, "\n".join(problems)
     assert result.testsRun > len(result.skipped)
@@ -111,21 +105,6 @@ def test_locks(tests, attributes):
     _run(_case("Run" + tests, getattr(module, tests), **attributes))
 
 
-# Tests of private parts of the standard library's executor, and scripts that import it.
-IMPLEMENTATION = {
-    "test_idle_thread_reuse": "counts an idle semaphore of the implementation",
-    "test_executor_map_current_future_cancel": "runs a script with the standard one",
-    "test_hang_global_shutdown_lock": "the standard one's private lock",
-    "test_cancel_futures_wait_false": "runs a script with the standard one",
-    "test_interpreter_shutdown": "runs a script with the standard one",
-    "test_submit_after_interpreter_shutdown": "runs a script with the standard one",
-    "test_thread_names_assigned": "the name of the standard one's threads",
-    "test_threads_terminate": "counts on all threads being started at once",
-    "test_shutdown_no_wait": "reads _threads after they have ended",
-    "test_default_workers": "os.process_cpu_count(), which knows no quotas",
-}
-
-
 @pytest.mark.parametrize(
     ("where", "name"),
     [
@@ -140,28 +119,9 @@ IMPLEMENTATION = {
 )
 def test_executor(where, name):
     """`test_concurrent_futures` passes for ThreadPoolExecutor."""
-    if sys.version_info < (3, 12):
-        module = _import("test.test_concurrent_futures")
-    else:
-        module = _import(f"test.test_concurrent_futures.{where}")
-        util = _import("test.test_concurrent_futures.util")
+    module = _import(f"test.test_concurrent_futures.{where}")
+    bases: tuple[type, ...] = (getattr(module, name),)
     if name == "ExecutorTest":
-        mixin = util.ThreadPoolMixin if sys.version_info >= (3, 12) else module.ThreadPoolMixin
-        case = _case(
-            "RunExecutorTest",
-            mixin,
-            module.ExecutorTest,
-            module.unittest.TestCase
-            if hasattr(module, "unittest")
-            else unittest.TestCase,
-            executor_type=pydistrib.ThreadPoolExecutor,
-        )
-    else:
-        if not hasattr(module, name):
-            pytest.skip(f"this interpreter's tests have no {name}")
-        case = _case(
-            "Run" + name,
-            getattr(module, name),
-            executor_type=pydistrib.ThreadPoolExecutor,
-        )
-    _run(case, skip=IMPLEMENTATION)
+        util = _import("test.test_concurrent_futures.util")
+        bases = (util.ThreadPoolMixin, *bases, unittest.TestCase)
+    _run(_case("Run" + name, *bases, executor_type=pydistrib.ThreadPoolExecutor))
