@@ -161,6 +161,7 @@ def _forked_worker(setup: Setup, parent: int, link: socket.socket) -> StartWorke
     """Make the function that forks a worker."""
 
     def start(desk: int, box_fd: int, stack_fd: int) -> int:
+        me = os.getpid()
         pid = _fork()
         if pid == 0:
             status = 1
@@ -168,7 +169,7 @@ def _forked_worker(setup: Setup, parent: int, link: socket.socket) -> StartWorke
                 link.close()
                 from pydistrib.pools import worker
 
-                status = worker.run(setup, desk, box_fd, stack_fd, parent)
+                status = worker.run(setup, desk, box_fd, stack_fd, parent, me)
             except BaseException:
                 # Not a task's: the worker itself failed, and says why where it can.
                 with contextlib.suppress(BaseException):
@@ -359,7 +360,7 @@ def _spawned_worker(
     kept = (setup_fd, board_fd, ring_fd, *lent)
 
     def start(desk: int, box_fd: int, stack_fd: int) -> int:
-        numbers = (parent, desk, box_fd, stack_fd, *kept)
+        numbers = (parent, os.getpid(), desk, box_fd, stack_fd, *kept)
         return util.spawnv_passfds(  # type: ignore[no-any-return,attr-defined]
             os.fsencode(_executable()),
             [os.fsencode(word) for word in _command(f"spawned_main{numbers!r}")],
@@ -369,8 +370,18 @@ def _spawned_worker(
     return start
 
 
+def main_data() -> dict[str, Any]:
+    """Tell how a worker could import this process's ``__main__``."""
+    from multiprocessing import spawn
+
+    keys = ("init_main_from_name", "init_main_from_path")
+    data = spawn.get_preparation_data("")
+    return {key: data[key] for key in keys if key in data}
+
+
 def spawned_main(
     parent: int,
+    nursery: int,
     desk: int,
     box_fd: int,
     stack_fd: int,
@@ -382,16 +393,19 @@ def spawned_main(
     """Be a worker in a fresh interpreter."""
     from multiprocessing import process
 
+    from pydistrib._core import die_with_parent
     from pydistrib.pools import worker
 
     status = 1
     try:
+        if not die_with_parent(nursery):
+            os._exit(1)
         with open(f"/proc/self/fd/{setup_fd}", "rb") as file:
             pickled, authkey = pickle.load(file)
         os.close(setup_fd)
         process.current_process().authkey = authkey
         setup = _unpickle_setup(pickled, board_fd, ring_fd, lent)
-        status = worker.run(setup, desk, box_fd, stack_fd, parent)
+        status = worker.run(setup, desk, box_fd, stack_fd, parent, nursery)
     except BaseException:
         with contextlib.suppress(BaseException):
             sys.stderr = sys.__stderr__
@@ -447,14 +461,14 @@ def _start_zygote() -> socket.socket:
     return ours
 
 
-def _forget_zygote() -> None:
+def _end_zygote() -> None:
+    """Close the link to the zygote, which ends it, and wait for that."""
     global _zygote, _zygote_pid
     if _zygote is not None:
         _links.discard(_zygote)
         _zygote.close()
-    if _zygote_pid:
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(_zygote_pid, os.WNOHANG)
+            os.waitpid(_zygote_pid, 0)
     _zygote, _zygote_pid = None, 0
 
 
@@ -472,7 +486,7 @@ def _ask_zygote(fds: list[int]) -> None:
                 socket.send_fds(link, [b"nursery"], fds)
                 return
             except (ConnectionError, BrokenPipeError):
-                _forget_zygote()  # it was killed: have another
+                _end_zygote()  # it was killed: have another
                 if attempt == 1:
                     raise
 

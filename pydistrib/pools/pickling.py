@@ -79,8 +79,14 @@ def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> by
         _empty(buffers)
         return _dumps_by_value(thing, buffers, refusal)
     if main_by_value and b"__main__" in data:
-        _empty(buffers)
-        return _dumps_by_value(thing, buffers, None)
+        try:
+            by_value: Buffers | None = None if buffers is None else []
+            sent = _dumps_by_value(thing, by_value, None)
+        except _REFUSALS:
+            return data  # then the worker has to import ``__main__``
+        if buffers is not None:
+            buffers[:] = by_value or []
+        return sent
     return data
 
 

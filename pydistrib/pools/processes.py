@@ -496,6 +496,7 @@ class ProcessEngine(Engine):
         self.board = Board(SLOTS, workers)
         self.ring = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.setup = protocol.Setup(
+            main=nurseries.main_data() if method != "fork" else {},
             board_fd=self.board.fileno(),
             ring_fd=self.ring,
             workers=workers,
@@ -1661,6 +1662,7 @@ def _drop_pools() -> None:
         engine.terminate()
     for engine in engines:
         engine.ended.wait(5)
+    nurseries._end_zygote()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

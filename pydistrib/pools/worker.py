@@ -47,6 +47,8 @@ FUNCTIONS_KEPT = 64
 class Setup:
     """What a worker has to know; it was inherited, or came pickled."""
 
+    main: dict[str, Any]  # how to import ``__main__``, if need be
+
     board_fd: int
     ring_fd: int
     workers: int
@@ -160,8 +162,9 @@ def _failure(error: BaseException) -> bytes:
 
 
 class _Worker:
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, main: dict[str, Any]) -> None:
         self.desk = desk
+        self.main = main
         self.functions: OrderedDict[int, Any] = OrderedDict()
 
     def function(self, number: int) -> Any:
@@ -177,11 +180,14 @@ class _Worker:
                     self.functions.popitem(last=False)
         return function
 
-    @staticmethod
-    def load(data: Any, buffers: Any) -> Any:
+    def load(self, data: Any, buffers: Any) -> Any:
         try:
             return pickling.loads(data, buffers=buffers)
         except (AttributeError, ImportError) as error:
+            if "__main__" in str(error) and self.main:
+                main, self.main = self.main, {}
+                _import_main(main)
+                return pickling.loads(data, buffers=buffers)
             raise Absent(error) from error
 
     def call(self, mode: int, number: int) -> Any:
@@ -228,9 +234,25 @@ def _unsendable(result: Any, error: BaseException) -> bytes:
     return _failure(MaybeEncodingError(error, result))
 
 
-def work(desk: Desk, max_tasks: int | None) -> None:
+def _import_main(main: dict[str, Any]) -> None:
+    """
+    Import the parent's main module, as the standard library's workers do at once.
+
+    The last resort, for what can be sent by name only.
+    """
+    from multiprocessing import process, spawn
+
+    me = process.current_process()
+    me._inheriting = True  # type: ignore[attr-defined]  # a script that lacks its guard
+    try:
+        spawn.prepare(main)  # type: ignore[arg-type]
+    finally:
+        del me._inheriting  # type: ignore[attr-defined]
+
+
+def work(desk: Desk, max_tasks: int | None, main: dict[str, Any]) -> None:
     """Run tasks until there are none, or `max_tasks` of them."""
-    worker = _Worker(desk)
+    worker = _Worker(desk, main)
     while task := desk.take(-1.0):
         if not worker.run(*task):
             while True:  # the task was taken away, and this process is being killed
@@ -279,7 +301,9 @@ def _become(name: str, number: int, parent_pid: int) -> None:
     process._children = set()  # type: ignore[attr-defined]
 
 
-def run(setup: Setup, number: int, box_fd: int, stack_fd: int, parent: int) -> int:
+def run(
+    setup: Setup, number: int, box_fd: int, stack_fd: int, parent: int, nursery: int
+) -> int:
     """
     Be worker `number` of a pool, in a process that was made for it.
 
@@ -288,8 +312,8 @@ def run(setup: Setup, number: int, box_fd: int, stack_fd: int, parent: int) -> i
     int
         The exit status.
     """
-    if not die_with_parent(os.getppid()):
-        return 1
+    if not die_with_parent(nursery):
+        return 1  # it has ended, and the pool with it
     _set_signals()
     faulthandler.enable(file=stack_fd, all_threads=True)
     desk = Desk(os.dup(setup.board_fd), box_fd, setup.ring_fd, number, setup.spin)
@@ -307,7 +331,7 @@ def run(setup: Setup, number: int, box_fd: int, stack_fd: int, parent: int) -> i
             desk.say(FAILED, _failure(error))
             return 1
     desk.say(READY, b"")
-    work(desk, setup.max_tasks)
+    work(desk, setup.max_tasks, setup.main)
     _finish()
     desk.say(LEAVING, b"")
     return 0

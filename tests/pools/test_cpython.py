@@ -71,6 +71,20 @@ def test_pool():
         _run(case)
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_process_pool(run_python, method):
+    """`_TestPool`, `_TestPoolWorkerErrors` and `_TestPoolWorkerLifetime` pass."""
+    _multiprocessing_tests()
+    here = os.path.dirname(__file__)
+    run_python(
+        f"import sys; sys.path.insert(0, {here!r})\n"
+        "import cpython_pools\n"
+        f"cpython_pools.main({method!r})",
+        quiet=False,
+        timeout=240,
+    )
+
+
 @pytest.mark.parametrize(
     "name", ["_TestLock", "_TestSemaphore", "_TestCondition", "_TestEvent", "_TestBarrier"]
 )
