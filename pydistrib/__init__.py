@@ -30,6 +30,7 @@ from pydistrib.kernels.tracing.refusal import NotTraceable
 from pydistrib.pools.processes import Pool, ProcessPoolExecutor
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
+from pydistrib.processes import Process, get_context
 from pydistrib.threads import (
     Barrier,
     BoundedSemaphore,
@@ -61,6 +62,7 @@ __all__ = [
     "Pool",
     "PoolBroken",
     "PoolStats",
+    "Process",
     "ProcessPoolExecutor",
     "RLock",
     "ResultIterator",
@@ -76,6 +78,7 @@ __all__ = [
     "cpu_count",
     "euclidean",
     "explain",
+    "get_context",
     "kernel",
     "num_threads",
     "pairwise",

@@ -94,13 +94,12 @@ def dumps_result(thing: Any, buffers: Buffers | None) -> bytes:
     """
     Pickle a worker's result.
 
-    As the standard library's pools do, it refuses functions that have no name to be found
-    by; only what is of ``__main__`` is sent as it is.
+    As the standard library's pools do, it refuses a lambda of an imported module.
     """
     try:
         return pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
     except _REFUSALS as refusal:
-        if "__main__" not in str(refusal):
+        if "<lambda>" in str(refusal) and "__main__" not in str(refusal):
             raise
         _empty(buffers)
         return _dumps_by_value(thing, buffers, refusal)

@@ -30,6 +30,7 @@ ITEM: Final = 1  # the one argument
 ITEMS: Final = 2  # a list of such
 STAR: Final = 3  # a sequence of arguments
 STARS: Final = 4  # a list of such
+BEGIN: Final = 16  # added to these: the parent wants to know when the task begins
 
 # Kinds of mail; src/py/board.h has the same.
 RESULT: Final = 1
@@ -193,6 +194,9 @@ class _Worker:
     def call(self, mode: int, number: int) -> Any:
         function = self.function(number)
         what = self.load(*self.desk.payload())
+        if mode & BEGIN:
+            self.desk.begin()
+            mode -= BEGIN
         if mode == CALL:
             args, kwargs = what
             del what

@@ -39,8 +39,10 @@ typedef enum pd_mail_kind {
 // The flag of a mail: the worker keeps the function that it was sent.
 #define PD_MAIL_KEEPS_FUNCTION 1u
 
-// The flag of a slot: the worker says when it begins.
+// The flag of a slot: the worker says when it begins; and how it is told so, as a bit of
+// the mode (BEGIN in worker.py).
 #define PD_SLOT_ANNOUNCE 1u
+#define PD_BEGIN 16u
 
 // The top bit of a span's size: map it privately, others have it too.
 #define PD_SPAN_SHARED ((uint64_t)1 << 63)

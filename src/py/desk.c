@@ -481,17 +481,30 @@ wait_for_task(desk *self, int64_t timeout_ns, uint32_t *slot)
     }
 }
 
+PyDoc_STRVAR(begin_doc,
+             "begin($self, /)\n--\n\n"
+             "Tell the poster that the task begins now; for tasks whose mode has BEGIN.");
+
 static PyObject *
-announce(desk *self, const pd_slot *slot)
+desk_begin(PyObject *op, PyObject *Py_UNUSED(unused))
 {
-    pd_mail head = {.kind = PD_MAIL_BEGUN, .slot = self->slot, .ticket = slot->ticket};
+    desk *self = (desk *)op;
+    if (self->slot == NO_SLOT) {
+        PyErr_SetString(PyExc_RuntimeError, "there is no task");
+        return NULL;
+    }
+    pd_mail head = {
+        .kind = PD_MAIL_BEGUN,
+        .slot = self->slot,
+        .ticket = pd_board_slot(self->board, self->slot)->ticket,
+    };
     while (!try_send(self, &head, NULL, 0, NULL, 0)) {
         if (wait_for_room(self) < 0) {
             return NULL;
         }
     }
     ring(self);
-    return Py_None;
+    Py_RETURN_NONE;
 }
 
 PyDoc_STRVAR(take_doc,
@@ -532,10 +545,8 @@ desk_take(PyObject *op, PyObject *arg)
     pd_desk *d = pd_board_desk(self->board, self->desk);
     atomic_store_explicit(&d->since_ns, pd_now_ns(), memory_order_relaxed);
     const pd_slot *task = pd_board_slot(self->board, slot);
-    if ((task->flags & PD_SLOT_ANNOUNCE) != 0 && announce(self, task) == NULL) {
-        return NULL;
-    }
-    return Py_BuildValue("(IK)", task->mode, (unsigned long long)task->function);
+    uint32_t mode = task->mode | ((task->flags & PD_SLOT_ANNOUNCE) != 0 ? PD_BEGIN : 0);
+    return Py_BuildValue("(IK)", mode, (unsigned long long)task->function);
 }
 
 PyDoc_STRVAR(
@@ -680,6 +691,7 @@ desk_dealloc(PyObject *op)
 
 static PyMethodDef desk_methods[] = {
     {"take",    desk_take,                              METH_O,        take_doc   },
+    {"begin",   desk_begin,   METH_NOARGS,  begin_doc  },
     {"payload", desk_payload,                           METH_NOARGS,   payload_doc},
     {"code",    desk_code,                              METH_NOARGS,   code_doc   },
     {"give",    (PyCFunction)(void (*)(void))desk_give, METH_FASTCALL, give_doc   },

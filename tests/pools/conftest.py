@@ -7,6 +7,7 @@ inherits the suite of `test_protocol.py`.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import gc
 import threading
 import time
@@ -86,12 +87,21 @@ class ForeignPool(PoolBase):
         super().__init__(ForeignEngine(processes))
 
 
-POOLS = {"threads": pydistrib.ThreadPool, "foreign": ForeignPool}
+POOLS = {
+    "threads": pydistrib.ThreadPool,
+    "foreign": ForeignPool,
+    "fork": functools.partial(pydistrib.Pool, context="fork"),
+    "forkserver": functools.partial(pydistrib.Pool, context="forkserver"),
+    "spawn": functools.partial(pydistrib.Pool, context="spawn"),
+}
+PROCESSES = ("fork", "forkserver", "spawn")
 
 
 @pytest.fixture(params=POOLS)
 def make_pool(request):
     """Make a pool of the type under test; it is terminated and joined after the test."""
+    if request.param in PROCESSES and request.node.get_closest_marker("in_process"):
+        pytest.skip("its tasks share objects with the test")
     made = []
 
     def make(workers=2):

@@ -6,6 +6,7 @@ They come from the interpreter's `test` package, which some distributions leave 
 from __future__ import annotations
 
 import importlib
+import os
 import threading
 import unittest
 from unittest import mock
