@@ -14,13 +14,17 @@
 // Locks: none; the caller sees to it that one thread at a time is in here.
 #include "shm/arena.h"
 
+#include <fcntl.h>
 #include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/alloc.h"
 
 #define STEP ((uint64_t)4 << 20)  // the segment grows by at least this
 #define COLD_BYTES ((uint64_t)1 << 20)
+#define ASK_BYTES ((uint64_t)64 << 20)  // for more than this the system is asked first
 
 typedef struct extent {
     uint64_t at;
@@ -165,6 +169,51 @@ best_fit(const pd_arena *arena, uint64_t bytes)
 }
 
 // ------------------------------------------------------------------------------
+// How much memory there is
+// ------------------------------------------------------------------------------
+
+// The number behind `key` in a file of the kernel's, or UINT64_MAX.
+static uint64_t
+read_number(const char *path, const char *key)
+{
+    char text[4096];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return UINT64_MAX;
+    }
+    ssize_t bytes = read(fd, text, sizeof(text) - 1);
+    close(fd);
+    if (bytes <= 0) {
+        return UINT64_MAX;
+    }
+    text[bytes] = '\0';
+    const char *found = strstr(text, key);
+    if (found == NULL) {
+        return UINT64_MAX;
+    }
+    char *end;
+    const char *number = found + strlen(key);
+    uint64_t value = strtoull(number, &end, 10);
+    return end == number ? UINT64_MAX : value;  // "max"
+}
+
+// Whether so much memory can be had.  Reserving it is no test: the kernel would rather
+// kill processes than refuse.
+static bool
+may_have(uint64_t bytes)
+{
+    if (bytes < ASK_BYTES) {
+        return true;
+    }
+    uint64_t kib = read_number("/proc/meminfo", "MemAvailable:");
+    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "");
+    uint64_t used = read_number("/sys/fs/cgroup/memory.current", "");
+    return (kib > UINT64_MAX / 1024 || bytes < kib * 1024) &&
+           (limit == UINT64_MAX || used == UINT64_MAX ||
+            (used < limit && bytes < limit - used));
+}
+
+// ------------------------------------------------------------------------------
 // Taking and giving
 // ------------------------------------------------------------------------------
 
@@ -189,14 +238,15 @@ take_from_top(pd_arena *arena, uint64_t bytes, uint64_t *at)
     uint64_t gap = gap_before(arena->top, bytes);
     uint64_t end = arena->top + gap + bytes;
     uint64_t size = pd_segment_size(arena->segment);
-    if (end < bytes) {
+    if (end < bytes || (end > size && !may_have(end - size))) {
         return PD_ENOMEM;
     }
     if (end > size) {
         uint64_t step = size / 8 > STEP ? size / 8 : STEP;
         uint64_t wish = end > size + step ? end : size + step;
         // Where there is no memory for more than is needed, that will do.
-        if (pd_segment_extend(arena->segment, wish) != PD_OK) {
+        if (!may_have(wish - size) || pd_segment_extend(arena->segment, wish) != PD_OK)
+        {
             pd_status status = pd_segment_extend(arena->segment, end);
             if (status != PD_OK) {
                 return status;
@@ -228,6 +278,9 @@ pd_arena_take(pd_arena *arena, uint64_t bytes, uint64_t *at)
     }
     extent e = arena->free[i];
     uint64_t start = e.at + gap_before(e.at, bytes);
+    if (e.cold && !may_have(bytes)) {
+        return PD_ENOMEM;
+    }
     if (e.cold) {
         pd_status status = pd_segment_restore(arena->segment, start, bytes);
         if (status != PD_OK) {
