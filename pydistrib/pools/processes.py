@@ -73,6 +73,7 @@ SHARED = 1 << 20  # arrays of this size are looked up: several tasks may have th
 COLLECT = 512  # reports read before others get their turn
 TERM_SECONDS = 0.5  # from SIGTERM to SIGKILL
 SPIN = 20e-6  # how long a worker looks for a task before it sleeps
+WATCH = 50e-6  # how long the pool's thread looks for a result before it sleeps
 
 Function = tuple[int, Piece, None, tuple[Piece, ...]]
 
@@ -86,6 +87,7 @@ class _Task:
     """What is posted: how to run it, and whom the outcome is for."""
 
     __slots__ = (
+        "announce",
         "cancelled",
         "engine",
         "function",
@@ -102,6 +104,7 @@ class _Task:
         self.engine = engine
         self.mode = mode
         self.limit = limit
+        self.announce = limit is not None  # the worker says when it begins
         self.retries = 0
         self.cancelled = False
         self.settled = False
@@ -110,8 +113,6 @@ class _Task:
         self.function: Function | None = None
         self.payload: bytes | Piece = b""
         self.pieces: tuple[Piece, ...] = ()
-
-    announce = False
 
     def settle(self, success: bool, value: Any) -> None:
         raise NotImplementedError
@@ -143,10 +144,7 @@ class _Call(_Task):
     def __init__(self, engine: ProcessEngine, result: AsyncResult[Any]) -> None:
         super().__init__(engine, protocol.CALL, result._timeout)
         self.result = result
-
-    @property
-    def announce(self) -> bool:  # type: ignore[override]
-        return self.limit is not None or self.result._has_future
+        self.announce = self.announce or result._has_future
 
     def begin(self) -> None:
         self.result._begin()
@@ -175,10 +173,6 @@ class _Part(_Task):
         self.map = loop
         self.start = start
         self.count = count
-
-    @property
-    def announce(self) -> bool:  # type: ignore[override]
-        return self.limit is not None
 
     def settle(self, success: bool, value: Any) -> None:
         self.settled = True
@@ -270,10 +264,6 @@ class _Unit(_Task):
         super().__init__(engine, mode, limit)
         self.stream = stream
         self.index = index
-
-    @property
-    def announce(self) -> bool:  # type: ignore[override]
-        return self.limit is not None
 
     def settle(self, success: bool, value: Any) -> None:
         self.settled = True
@@ -846,6 +836,8 @@ class ProcessEngine(Engine):
             if self._all_gone():
                 return
             self._repopulate()
+            if self.setup.spin and self.board.free < SLOTS and self.board.watch(WATCH):
+                continue
             self.board.sleep(True)
             if not self._collect_all():
                 for fd, _ in poller.poll(self._patience()):

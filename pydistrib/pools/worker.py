@@ -21,7 +21,7 @@ from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
 from pydistrib import _config
-from pydistrib._core import Desk, die_with_parent
+from pydistrib._core import Desk, die_with_parent, recycle_results
 from pydistrib.pools import pickling
 
 # How a task's payload is to be used.
@@ -327,6 +327,7 @@ def run(
     sys.stderr = Relay(desk, 2, terminals[1])
     _become(setup.name, number, parent)
     _config.enter_pool(setup.workers)
+    recycle_results()
     if setup.initializer is not None:
         try:
             setup.initializer(*setup.initargs)

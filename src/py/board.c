@@ -16,7 +16,10 @@
 
 #include <string.h>
 
+#include "base/clock.h"
 #include "shm/process.h"
+
+#define WATCHED 64  // mailboxes; a larger pool has no use for so short a wait
 
 typedef struct entry {
     PyObject *call;      // owned, as all; NULL: the slot is free
@@ -420,6 +423,53 @@ board_collect(PyObject *op, PyObject *args)
         Py_CLEAR(events);
     }
     return events;
+}
+
+static bool
+any_has_mail(tray *const *trays, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (pd_mailbox_has_mail(trays[i]->box)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+PyDoc_STRVAR(
+    watch_doc,
+    "watch($self, seconds, /)\n--\n\n"
+    "Look for reports so long, awake, without Python's lock; whether there are "
+    "any.");
+
+static PyObject *
+board_watch(PyObject *op, PyObject *arg)
+{
+    board *self = (board *)op;
+    double seconds = PyFloat_AsDouble(arg);
+    if ((seconds == -1.0 && PyErr_Occurred()) || !is_mine(self)) {
+        return NULL;
+    }
+    tray *trays[WATCHED];
+    uint32_t count = 0;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    for (uint32_t i = 0; i < pd_board_desks(self->board) && count < WATCHED; i++) {
+        if (self->trays[i] != NULL) {
+            trays[count++] = (tray *)Py_NewRef((PyObject *)self->trays[i]);
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    bool found;
+    Py_BEGIN_ALLOW_THREADS
+    int64_t end = pd_now_ns() + (int64_t)(seconds * 1e9);
+    while (!(found = any_has_mail(trays, count)) && pd_now_ns() < end) {
+        pd_relax();
+    }
+    Py_END_ALLOW_THREADS
+    for (uint32_t i = 0; i < count; i++) {
+        Py_DECREF(trays[i]);
+    }
+    return PyBool_FromLong(found);
 }
 
 // ------------------------------------------------------------------------------
@@ -983,6 +1033,7 @@ static PyMethodDef board_methods[] = {
     {"pack",       board_pack,                              METH_VARARGS,  pack_doc      },
     {"post",       (PyCFunction)(void (*)(void))board_post, METH_FASTCALL, post_doc      },
     {"collect",    board_collect,                           METH_VARARGS,  collect_doc   },
+    {"watch",      board_watch,                             METH_O,        watch_doc     },
     {"retract",    board_retract,                           METH_O,        retract_doc   },
     {"doom",       board_doom,                              METH_O,        doom_doc      },
     {"clear",      board_clear_tasks,                       METH_NOARGS,   clear_doc     },

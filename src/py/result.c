@@ -140,7 +140,25 @@ set_result_cache_limit(PyObject *Py_UNUSED(module), PyObject *limit)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(recycle_results_doc,
+             "recycle_results($module, /)\n--\n\n"
+             "Recycle the memory of all arrays that NumPy makes in this context.\n\n"
+             "For workers, whose large results live until they were copied.");
+
+static PyObject *
+recycle_results(PyObject *module, PyObject *Py_UNUSED(unused))
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *previous = PyDataMem_SetHandler(state->result_handler);
+    if (previous == NULL) {
+        return NULL;
+    }
+    Py_DECREF(previous);
+    Py_RETURN_NONE;
+}
+
 PyMethodDef pd_result_methods[] = {
+    {"recycle_results",        recycle_results,        METH_NOARGS,  recycle_results_doc  },
     {"empty_result",           empty_result,           METH_VARARGS, empty_result_doc     },
     {"result_cache_info",      result_cache_info,      METH_NOARGS,  result_cache_info_doc},
     {"set_result_cache_limit", set_result_cache_limit, METH_O,

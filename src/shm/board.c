@@ -396,16 +396,6 @@ may_have_tasks(pd_board *board)
            atomic_load(&board->head->closed) != 0;
 }
 
-static void
-relax(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ __volatile__("yield");
-#endif
-}
-
 void
 pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_ns)
 {
@@ -418,7 +408,7 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
                 atomic_store(attention, BUSY);
                 return;
             }
-            relax();
+            pd_relax();
         }
     }
     atomic_store(attention, PARKED);

@@ -69,6 +69,17 @@ typedef struct pd_desk {
 
 typedef struct pd_board pd_board;
 
+// For loops that wait awake.
+static inline void
+pd_relax(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ __volatile__("yield");
+#endif
+}
+
 // `slots` (at most 2^20) is rounded up to a power of two; `desks` is at most 65535.
 pd_status pd_board_create(uint32_t slots, uint32_t desks, pd_board **out);
 

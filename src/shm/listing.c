@@ -41,7 +41,8 @@ add_bytes(pd_listing *listing, size_t size, size_t *where)
     size_t end = begin + ((size + 7) & ~(size_t)7);
     if (end > listing->bytes_room) {
         void *bytes = listing->bytes;
-        pd_status status = grow(&bytes, 1, listing->bytes_used, &listing->bytes_room, end);
+        pd_status status =
+            grow(&bytes, 1, listing->bytes_used, &listing->bytes_room, end);
         if (status != PD_OK) {
             return status;
         }
@@ -110,8 +111,8 @@ add_value(pd_table *table,
     entry->size = (info >> 8) & 0xff;
     if (entry->size > PD_INLINE_VALUE) {
         pd_block *block = pd_slot_value(table, slot, &offset, &entry->size);
-        if (block == NULL || pd_load(&block->next) !=
-                                 (uint64_t)(stripe - table->shared->stripes))
+        if (block == NULL ||
+            pd_load(&block->next) != (uint64_t)(stripe - table->shared->stripes))
         {
             return PD_ECORRUPT;
         }
@@ -225,11 +226,8 @@ compare_stamps(const void *a, const void *b)
 }
 
 pd_status
-pd_table_list(pd_table *table,
-              bool values,
-              bool at_once,
-              int64_t wait_ns,
-              pd_listing *listing)
+pd_table_list(
+    pd_table *table, bool values, bool at_once, int64_t wait_ns, pd_listing *listing)
 {
     pd_status status = PD_OK;
     for (size_t cells = PD_CELLS; status == PD_OK; cells *= 2) {

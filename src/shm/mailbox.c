@@ -239,6 +239,12 @@ pd_mailbox_peek(pd_mailbox *box, const pd_mail **out)
     }
 }
 
+bool
+pd_mailbox_has_mail(const pd_mailbox *box)
+{
+    return atomic_load(&box->cursors->written) != atomic_load(&box->cursors->read);
+}
+
 void
 pd_mailbox_next(pd_mailbox *box)
 {

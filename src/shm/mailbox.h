@@ -64,6 +64,9 @@ bool pd_mailbox_take_return(pd_mailbox *box, pd_span *span);
 // The oldest mail: PD_EABSENT if there is none, PD_ECORRUPT if it makes no sense.
 pd_status pd_mailbox_peek(pd_mailbox *box, const pd_mail **mail);
 
+// Whether there is a mail; any thread may ask.
+bool pd_mailbox_has_mail(const pd_mailbox *box);
+
 // Done with the mail that pd_mailbox_peek() returned.
 void pd_mailbox_next(pd_mailbox *box);
 

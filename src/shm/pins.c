@@ -158,8 +158,8 @@ reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
         }
         for (unsigned i = 0; status == PD_OK && i < PD_CELLS; i++) {
             if (pd_load(&chunk->cells[i]) != 0) {
-                uint64_t where = offset + sizeof(pd_block) +
-                                 offsetof(pd_chunk, cells) + i * sizeof(pd_word);
+                uint64_t where = offset + sizeof(pd_block) + offsetof(pd_chunk, cells) +
+                                 i * sizeof(pd_word);
                 status = drop_cell(table, &chunk->cells[i], where, wait_ns);
             }
         }
@@ -224,9 +224,8 @@ take_holder(pd_table *table, int64_t wait_ns, uint64_t *out)
         }
         offset = pd_load(&holder->next);
     }
-    pd_status status =
-        pd_heap_take(&table->shared->heap, table->segment, PD_WORDS, sizeof(pd_holder),
-                     REGISTRY_PARCEL, wait_ns);
+    pd_status status = pd_heap_take(&table->shared->heap, table->segment, PD_WORDS,
+                                    sizeof(pd_holder), REGISTRY_PARCEL, wait_ns);
     if (status != PD_OK) {
         return status;
     }
@@ -502,11 +501,8 @@ pd_table_unpin(pd_table *table, int64_t pin)
 }
 
 void
-pd_pins_point(pd_stripe *stripe,
-              pd_word *cell,
-              uint64_t where,
-              pd_block *block,
-              uint64_t offset)
+pd_pins_point(
+    pd_stripe *stripe, pd_word *cell, uint64_t where, pd_block *block, uint64_t offset)
 {
     pd_stripe_set_at(stripe, cell, where, offset);
     pd_stripe_set_at(stripe, &block->pins, offset + offsetof(pd_block, pins),
