@@ -229,9 +229,7 @@ def _start(settings: Settings, fork: Any) -> Iterator[Row]:
     times = take_turns(
         {
             "fork": _first_result(lambda: pydistrib.Pool(WORKERS, context="fork")),
-            "zygote": _first_result(
-                lambda: pydistrib.Pool(WORKERS, context="forkserver")
-            ),
+            "zygote": _first_result(lambda: pydistrib.Pool(WORKERS, context="forkserver")),
             "theirs": _first_result(lambda: fork.Pool(WORKERS)),
         },
         settings.rounds,

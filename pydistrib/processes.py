@@ -86,7 +86,8 @@ class _ProcessMixin(Generic[R]):
             sent = self._by_value(target)
         self._target = _Send(sent, self._sender)
         if isinstance(sent, bytes):
-            self._args, self._kwargs = (), {}
+            self._args: tuple[Any, ...] = ()
+            self._kwargs: dict[str, Any] = {}
         try:
             super().start()  # type: ignore[misc]
         except BaseException:

@@ -307,11 +307,11 @@ def pickle_setup(setup: Setup) -> tuple[bytes, list[int]]:
 
     spawning = _Spawning()
     before = context.get_spawning_popen()
-    context.set_spawning_popen(spawning)  # type: ignore[attr-defined]
+    context.set_spawning_popen(spawning)  # type: ignore[arg-type]
     try:
         return pickling.dumps(setup, None), spawning.fds
     finally:
-        context.set_spawning_popen(before)  # type: ignore[attr-defined]
+        context.set_spawning_popen(before)
 
 
 def _unpickle_setup(
@@ -361,7 +361,7 @@ def _spawned_worker(
 
     def start(desk: int, box_fd: int, stack_fd: int) -> int:
         numbers = (parent, os.getpid(), desk, box_fd, stack_fd, *kept)
-        return util.spawnv_passfds(  # type: ignore[no-any-return,attr-defined]
+        return util.spawnv_passfds(
             os.fsencode(_executable()),
             [os.fsencode(word) for word in _command(f"spawned_main{numbers!r}")],
             sorted({box_fd, stack_fd, *kept}),
@@ -448,7 +448,7 @@ def _start_zygote() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
-            _zygote_pid = util.spawnv_passfds(  # type: ignore[attr-defined]
+            _zygote_pid = util.spawnv_passfds(
                 os.fsencode(_executable()),
                 [os.fsencode(w) for w in _command(f"zygote_main({theirs.fileno()})")],
                 [theirs.fileno()],
@@ -552,7 +552,7 @@ class Nursery:
 
     def reports(self) -> tuple[list[tuple[int, int, int, int]], bool]:
         """Read what happened: (what, desk, pid, status) each; and if it is still there."""
-        found = []
+        found: list[tuple[int, int, int, int]] = []
         while True:
             try:
                 message = self.link.recv(64)

@@ -155,7 +155,9 @@ def _depend(function: Any, found: Dependencies, seen: set[int]) -> bool:
     if not isinstance(function, types.FunctionType) or id(function) in seen:
         return isinstance(function, types.FunctionType)
     seen.add(id(function))
-    defaults = (function.__defaults__ or ()) + tuple((function.__kwdefaults__ or {}).values())
+    defaults = (function.__defaults__ or ()) + tuple(
+        (function.__kwdefaults__ or {}).values()
+    )
     if (
         function.__closure__ is not None
         or function.__dict__

@@ -51,7 +51,6 @@ from pydistrib.pools import nursery as nurseries
 from pydistrib.pools import pickling
 from pydistrib.pools import worker as protocol
 from pydistrib.pools.protocol import (
-    RUN,
     Engine,
     PoolBase,
     PoolExecutor,
@@ -413,7 +412,9 @@ class Worker:
         """Read what the fault handler has left."""
         try:
             size = os.fstat(self._stack_fd).st_size
-            return os.pread(self._stack_fd, min(size, 1 << 16), 0).decode("utf-8", "replace")
+            return os.pread(self._stack_fd, min(size, 1 << 16), 0).decode(
+                "utf-8", "replace"
+            )
         except OSError:
             return ""
 
@@ -542,9 +543,14 @@ class ProcessEngine(Engine):
     def function(self, func: Any, seen: _Seen | None) -> Function:
         """Pickle a function, or find that it is in shared memory already."""
         known = self.functions.get(id(func))
-        if known is not None and known[0] is func and known[2] is getattr(func, "__code__", None):
-            if pickling.unchanged(known[3]):
-                return known[1]
+        code = getattr(func, "__code__", None)
+        if (
+            known is not None
+            and known[0] is func
+            and known[2] is code
+            and pickling.unchanged(known[3])
+        ):
+            return known[1]
         buffers: list[Any] = []
         data = pickling.dumps(func, buffers, self.main_by_value)
         pieces = self._pieces(buffers, seen)
@@ -557,7 +563,7 @@ class ProcessEngine(Engine):
         if not pieces and (found := self._dependencies(func, data)) is not None:
             if len(self.functions) >= 256:
                 self.functions.clear()
-            self.functions[id(func)] = (func, function, getattr(func, "__code__", None), found)
+            self.functions[id(func)] = (func, function, code, found)
         return function
 
     @staticmethod
@@ -896,8 +902,8 @@ class ProcessEngine(Engine):
             self.deaths = 0
             try:
                 value = pickling.loads(data, buffers=buffers)
-            except BaseException as error:
-                self._settle(task, False, error)
+            except BaseException as refusal:
+                self._settle(task, False, refusal)
             else:
                 self._settle(task, True, value)
         elif kind == protocol.ERROR:
@@ -1010,10 +1016,9 @@ class ProcessEngine(Engine):
         except (OSError, MemoryError) as error:
             self._worker_failed(error)
             return False
-        try:
+        # A nursery that is gone is told by its end of the link.
+        with contextlib.suppress(OSError):
             worker.asked = self.nursery.start(desk, box_fd, worker._stack_fd)
-        except OSError:
-            pass  # the nursery is gone, which its end of the link tells
         if not worker.asked:
             self.board.close_desk(desk)
         return worker.asked
@@ -1062,7 +1067,9 @@ class ProcessEngine(Engine):
             if not task.settled:
                 self._lost(task, worker, exitcode, out_of_memory)
         if not lost and exitcode != 0:
-            died = WorkerDied("no task", worker._pid, exitcode, out_of_memory, worker.stack())
+            died = WorkerDied(
+                "no task", worker._pid, exitcode, out_of_memory, worker.stack()
+            )
             self._worker_failed(died)
         worker.forget()
 
@@ -1244,7 +1251,10 @@ def _print(data: bytes) -> None:
 
 def _unpickle_failure(data: Any) -> tuple[str, BaseException]:
     """Give the text of the worker's traceback and the exception, whose cause it is."""
-    from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+    from multiprocessing.pool import (  # type: ignore[attr-defined]
+        MaybeEncodingError,
+        RemoteTraceback,
+    )
 
     text, pickled = pickling.loads(data)
     try:
@@ -1266,7 +1276,9 @@ def _has_openmp() -> bool:
     """Tell whether an OpenMP library is loaded, whose threads a fork loses for good."""
     try:
         with open("/proc/self/maps") as maps:
-            return any(name in line for line in maps for name in ("libgomp", "libiomp", "libomp"))
+            return any(
+                name in line for line in maps for name in ("libgomp", "libiomp", "libomp")
+            )
     except OSError:
         return True
 

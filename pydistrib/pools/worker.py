@@ -156,7 +156,7 @@ def _failure(error: BaseException) -> bytes:
         data = pickling.dumps_result(error, None)
         pickling.loads(data)
     except BaseException as refusal:
-        from multiprocessing.pool import MaybeEncodingError
+        from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 
         data = pickling.dumps_result(MaybeEncodingError(refusal, error), None)
     return pickling.dumps_result((text, data), None)
@@ -233,7 +233,7 @@ class _Worker:
 
 
 def _unsendable(result: Any, error: BaseException) -> bytes:
-    from multiprocessing.pool import MaybeEncodingError
+    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 
     return _failure(MaybeEncodingError(error, result))
 
@@ -251,13 +251,13 @@ def _import_main(main: dict[str, Any]) -> None:
     try:
         spawn.prepare(main)  # type: ignore[arg-type]
     finally:
-        del me._inheriting  # type: ignore[attr-defined]
+        del me._inheriting
 
 
 def work(desk: Desk, max_tasks: int | None, main: dict[str, Any]) -> None:
     """Run tasks until there are none, or `max_tasks` of them."""
     worker = _Worker(desk, main)
-    while task := desk.take(-1.0):
+    while isinstance(task := desk.take(-1.0), tuple):
         if not worker.run(*task):
             while True:  # the task was taken away, and this process is being killed
                 time.sleep(1)
@@ -322,7 +322,7 @@ def run(
     faulthandler.enable(file=stack_fd, all_threads=True)
     desk = Desk(os.dup(setup.board_fd), box_fd, setup.ring_fd, number, setup.spin)
     terminals = [_is_terminal(stream) for stream in (1, 2)]
-    sys.stdin = open(os.devnull)
+    sys.stdin = open(os.devnull)  # noqa: SIM115
     sys.stdout = Relay(desk, 1, terminals[0])
     sys.stderr = Relay(desk, 2, terminals[1])
     _become(setup.name, number, parent)

@@ -274,7 +274,8 @@ class TestCancel:
     def test_what_waits_is_taken_back(self, forked, tmp_path):
         ran = tmp_path / "ran"
         slow = [
-            forked.apply_async(sleep_and_tell, (1, str(tmp_path / f"{i}"))) for i in range(2)
+            forked.apply_async(sleep_and_tell, (1, str(tmp_path / f"{i}")))
+            for i in range(2)
         ]
         wait_for(lambda: all((tmp_path / f"{i}").exists() for i in range(2)))
         waiting = forked.apply_async(sleep_and_tell, (0, str(ran)))

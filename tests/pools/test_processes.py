@@ -1,0 +1,433 @@
+"""What process pools have beyond the protocol: pickling, output, arrays, life, contexts."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+import warnings
+from concurrent.futures import CancelledError
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pydistrib
+from pydistrib import TimeoutError, WorkerDied
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pools need memfd")
+
+METHODS = ["fork", "forkserver", "spawn"]
+HERE = str(Path(__file__).parent)
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def forked():
+    with pydistrib.Pool(2, context="fork") as pool:
+        yield pool
+    pool.join()
+
+
+def square(x):
+    return x * x
+
+
+def set_first(array, value):
+    before = array.flat[0]
+    array.flat[0] = value
+    return float(before)
+
+
+def echo(x):
+    return x
+
+
+kept = []
+
+
+def keep(array):
+    kept.append(array)
+    return len(kept)
+
+
+def kept_sums(_):
+    return [float(array.sum()) for array in kept]
+
+
+def nested(count):
+    with pydistrib.Pool(2, context="fork") as pool:
+        return pool.map(square, range(count))
+
+
+SCRIPT = """
+import os, sys
+import pydistrib as multiprocessing
+
+CONSTANT = 3
+STATE = None
+
+def init(value):
+    global STATE
+    STATE = value
+
+def work(x):
+    print("work", x)
+    return x * CONSTANT, STATE
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+    def double(self):
+        return Point(2 * self.x)
+
+def double(point):
+    return point.double()
+
+pool = multiprocessing.Pool(1, init, (7,), context={method!r})
+print("before")
+print(pool.map(work, range(3)))
+print(pool.apply(lambda x: x + CONSTANT, (4,)))
+CONSTANT = 4
+print(pool.apply(work, (1,)))
+result = pool.apply(double, (Point(4),))
+print(type(result) is Point, result.x)
+print(pool.apply(Point(5).double).x)
+def later(x):
+    return work(x)
+print(pool.map(later, [5]))
+pool.close()
+pool.join()
+"""
+
+
+def test_a_script_without_a_guard(tmp_path, run_python, method):
+    """Functions and classes of ``__main__``; its globals; prints in their order."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(method=method))
+    out = run_python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
+    constant = 3 if method == "fork" else 4  # a fork has the globals as they were
+    assert out.splitlines() == [
+        "before",
+        "work 0",
+        "work 1",
+        "work 2",
+        "[(0, 7), (3, 7), (6, 7)]",
+        "7",
+        "work 1",
+        f"({constant}, 7)",
+        "True 8",
+        "10",
+        "work 5",
+        f"[({5 * constant}, 7)]",
+    ]
+
+
+def test_closures_and_what_cannot_be_pickled(method):
+    import threading
+
+    offset = 10
+    with pydistrib.Pool(2, context=method) as pool:
+        assert pool.map(lambda x: x + offset, range(3)) == [10, 11, 12]
+        with pytest.raises(TypeError, match="pickle"):
+            pool.apply(square, (threading.Lock(),))
+        with pytest.raises(multiprocessing.pool.MaybeEncodingError):
+            pool.apply(threading.Lock)
+        assert pool.apply(square, (3,)) == 9
+    pool.join()
+
+
+def test_a_traceback_is_shown_whole(forked):
+    with pytest.raises(ZeroDivisionError) as caught:
+        forked.apply(divide, (1, 0))
+    assert "return x / y" in str(caught.value.__cause__)
+
+
+def divide(x, y):
+    return x / y
+
+
+class TestArrays:
+    @pytest.mark.parametrize("size", [10, 5_000, 1 << 18])
+    def test_a_task_may_change_its_own(self, forked, size):
+        array = np.zeros(size)
+        for value in range(1, 6):
+            assert forked.apply(set_first, (array, value)) == 0
+        assert array[0] == 0
+        assert forked.starmap(set_first, [(array, 9)] * 20, 1) == [0] * 20
+
+    @pytest.mark.parametrize("size", [10, 5_000, 1 << 18])
+    def test_results_are_the_parents_own(self, forked, size):
+        array = np.arange(size, dtype=np.float64)
+        results = [forked.apply(echo, (array,)) for _ in range(5)]
+        results[0][:] = -1
+        assert all((result == array).all() for result in results[1:])
+
+    def test_changes_between_tasks_are_seen(self, forked):
+        array = np.zeros(1 << 18)
+        results = []
+        for value in range(20):
+            array[-1] = value
+            results.append(forked.apply_async(last, (array,)))
+        assert [r.get() for r in results] == list(range(20))
+
+    def test_what_a_worker_keeps_stays(self, forked):
+        with pydistrib.Pool(1, context="fork") as pool:
+            for value in range(1, 4):
+                pool.apply(keep, (np.full(5_000, float(value)),))
+                pool.apply(keep, (np.full(1 << 18, float(value)),))
+            for _ in range(20):
+                pool.apply(echo, (np.full(5_000, -1.0),))
+                pool.apply(echo, (np.full(1 << 18, -1.0),))
+            sums = pool.apply(kept_sums, (0,))
+        pool.join()
+        assert sums == [v * n for v in (1, 2, 3) for n in (5_000, 1 << 18)]
+
+    def test_memory_is_given_back(self, forked):
+        board = forked._engine.board
+        for _ in range(3):
+            forked.map(echo, [np.zeros(1 << 18) for _ in range(8)], 1)
+        deadline = time.monotonic() + 5
+        while board.used > 100_000:
+            forked.apply(square, (2,))
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    def test_one_array_in_many_tasks_is_there_once(self, forked):
+        array = np.ones(4 << 17)
+        results = [forked.apply_async(at, (array, i)) for i in range(500)]
+        most = forked._engine.board.used
+        assert [r.get() for r in results] == [1.0] * 500
+        assert most < 1.5 * array.nbytes
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda: np.zeros((300, 200))[::2, ::3],
+            lambda: np.asfortranarray(np.arange(60_000.0).reshape(300, 200)),
+            lambda: np.zeros((0, 5)),
+            lambda: np.array(["a", "bc"] * 5000),
+            lambda: np.array([1, "x", None] * 5000, dtype=object),
+            lambda: np.arange(100_000).astype("M8[s]"),
+            lambda: np.ma.masked_less(np.arange(10_000.0), 5),
+        ],
+    )
+    def test_all_kinds(self, forked, make):
+        array = make()
+        back = forked.apply(echo, (array,))
+        assert type(back) is type(array)
+        assert back.dtype == array.dtype
+        assert (np.asarray(back) == np.asarray(array)).all()
+        assert back.flags.f_contiguous == array.flags.f_contiguous or array.size == 0
+
+    def test_large_bytes(self, forked):
+        data = os.urandom(3 << 20)
+        assert forked.apply(echo, (data,)) == data
+
+
+def last(array):
+    return array[-1]
+
+
+def at(array, i):
+    return float(array[i])
+
+
+class TestOutput:
+    def test_prints_come_before_the_result(self, capsys, method):
+        with pydistrib.Pool(1, context=method) as pool:
+            for i in range(3):
+                pool.apply(shout, (i,))
+                assert capsys.readouterr().out == f"out {i}\nno newline"
+        pool.join()
+
+    def test_a_killed_worker_has_printed(self, capsys, forked):
+        with pytest.raises(WorkerDied):
+            forked.apply(shout_and_die)
+        assert capsys.readouterr().out == "last words\n"
+
+
+def shout(i):
+    print("out", i)
+    print("no newline", end="")
+
+
+def shout_and_die():
+    print("last words")
+    os._exit(1)
+
+
+class TestLife:
+    def test_maxtasksperchild(self, method):
+        with pydistrib.Pool(1, maxtasksperchild=3, context=method) as pool:
+            pids = pool.map(own_pid, range(9), 1)
+        pool.join()
+        assert len(set(pids)) == 3
+        assert all(pids.count(pid) == 3 for pid in pids)
+
+    def test_the_initializer_and_its_arguments(self, method):
+        lock = multiprocessing.get_context(method).Lock()
+        with pydistrib.Pool(2, use_lock, (lock,), context=method) as pool:
+            assert pool.map(with_lock, range(4)) == [0, 1, 4, 9]
+        pool.join()
+
+    def test_nested_pools(self, method):
+        with pydistrib.Pool(2, context=method) as pool:
+            assert pool.map(nested, [2, 3]) == [[0, 1], [0, 1, 4]]
+        pool.join()
+
+    def test_two_pools(self):
+        with (
+            pydistrib.Pool(1, context="fork") as one,
+            pydistrib.Pool(2, context="forkserver") as two,
+        ):
+            assert one.map(square, range(5)) == two.map(square, range(5))
+        one.join()
+        two.join()
+
+    def test_terminate_kills_what_runs(self, forked):
+        result = forked.apply_async(time.sleep, (60,))
+        many = forked.map_async(time.sleep, [60] * 5000, 1)
+        time.sleep(0.1)
+        start = time.monotonic()
+        forked.terminate()
+        forked.join()
+        assert time.monotonic() - start < 10
+        for lost in (result, many):
+            with pytest.raises(CancelledError):
+                lost.get(10)
+
+    def test_close_lets_all_end(self, method):
+        pool = pydistrib.Pool(2, context=method)
+        results = [pool.apply_async(square, (i,)) for i in range(5000)]
+        pool.close()
+        pool.join()
+        assert [r.get(0) for r in results] == [i * i for i in range(5000)]
+        with pytest.raises(ValueError, match="not running"):
+            pool.apply(square, (2,))
+
+    def test_names_and_identities(self, method):
+        with pydistrib.Pool(2, context=method) as pool:
+            names = set(pool.map(own_name, range(20), 1))
+        pool.join()
+        assert names <= {(f"{pool._engine.name}-{i}", (i,)) for i in (1, 2)}
+
+    def test_arguments_are_checked(self):
+        for bad in (0, -1):
+            with pytest.raises(ValueError, match="at least 1"):
+                pydistrib.Pool(bad)
+        with pytest.raises(TypeError, match="processes must be"):
+            pydistrib.Pool("2")
+        with pytest.raises(TypeError, match="callable"):
+            pydistrib.Pool(1, 5)
+        with pytest.raises(ValueError, match="maxtasksperchild"):
+            pydistrib.Pool(1, maxtasksperchild=0)
+        with pytest.raises(ValueError, match="context must be"):
+            pydistrib.Pool(1, context="thread")
+        with pytest.raises(TypeError, match="context must be"):
+            pydistrib.Pool(1, context=5)
+
+    def test_stats(self, forked):
+        forked.map(square, range(10), 1)
+        stats = forked.stats()
+        assert stats.tasks == 10
+        assert stats.queued == 0
+
+
+def own_pid(_):
+    return os.getpid()
+
+
+def own_name(_):
+    me = multiprocessing.current_process()
+    return me.name, me._identity
+
+
+the_lock = None
+
+
+def use_lock(lock):
+    global the_lock
+    the_lock = lock
+
+
+def with_lock(x):
+    with the_lock:
+        return square(x)
+
+
+class TestExecutor:
+    def test_it_is_one(self, method):
+        with pydistrib.ProcessPoolExecutor(2, method) as executor:
+            assert executor.submit(pow, 2, 5).result() == 32
+            assert list(executor.map(pow, [2, 3], [3, 2])) == [8, 9]
+            assert list(executor.map(pow, [2, 3, 4], [3, 2, 1], chunksize=2)) == [8, 9, 4]
+        with pytest.raises(RuntimeError, match="shutdown"):
+            executor.submit(pow, 2, 5)
+
+    def test_cancel_futures(self):
+        executor = pydistrib.ProcessPoolExecutor(1, "fork")
+        first = executor.submit(time.sleep, 0.3)
+        time.sleep(0.1)
+        rest = [executor.submit(time.sleep, 30) for _ in range(5)]
+        executor.shutdown(cancel_futures=True)
+        assert first.result() is None
+        assert all(future.cancelled() for future in rest)
+
+
+class TestProcess:
+    def test_results(self, method):
+        context = pydistrib.get_context(method)
+        process = context.Process(target=square, args=(7,))
+        process.start()
+        assert process.result(60) == process.result() == 49
+        assert process.exitcode == 0
+        large = context.Process(target=bytes, args=(10_000_000,))
+        large.start()
+        large.join(60)
+        assert len(large.result()) == 10_000_000
+
+    def test_failures(self, method, capfd):
+        context = pydistrib.get_context(method)
+        process = context.Process(target=divide, args=(1, 0))
+        process.start()
+        with pytest.raises(ZeroDivisionError):
+            process.result(60)
+        process = context.Process(target=os._exit, args=(3,))
+        process.start()
+        with pytest.raises(WorkerDied, match="status 3"):
+            process.result(60)
+        process = context.Process(target=lambda: 5)
+        process.start()
+        assert process.result(60) == 5
+        assert "ZeroDivisionError" in capfd.readouterr().err
+
+    def test_timeout(self):
+        process = pydistrib.Process(target=time.sleep, args=(60,))
+        with pytest.raises(RuntimeError, match="before it is started"):
+            process.result()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        with pytest.raises(TimeoutError):
+            process.result(0.1)
+        process.terminate()
+        with pytest.raises(WorkerDied, match="SIGTERM"):
+            process.result(30)
+
+    def test_contexts(self, method):
+        context = pydistrib.get_context(method)
+        assert context.get_start_method() == method
+        assert isinstance(
+            context.Process(), multiprocessing.Process().__class__.__bases__[-1]
+        )
+        with context.Pool(1) as pool:
+            assert pool.map(square, [2]) == [4]
+        pool.join()
+        with pytest.raises(ValueError, match="cannot find context"):
+            pydistrib.get_context("thread")
