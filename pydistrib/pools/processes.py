@@ -1076,6 +1076,9 @@ class ProcessEngine(Engine):
     def _lost(
         self, task: _Task, worker: Worker, exitcode: int, out_of_memory: bool
     ) -> None:
+        if self.terminating or self.broken is not None:
+            self._fail(task, self.broken or CancelledError("the pool was terminated"))
+            return
         if task.retries > 0:
             task.retries -= 1
             self.waiting.appendleft(task)

@@ -180,6 +180,12 @@ pd_async_fail(pd_work *work, PyObject *exception)
     if (!pd_async_claim_outcome(self)) {
         return;
     }
+    PyObject *canceller;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    canceller = self->canceller;
+    self->canceller = NULL;  // it is too late to ask it
+    Py_END_CRITICAL_SECTION();
+    Py_XDECREF(canceller);
     if (self->extras != NULL && self->extras->future != NULL) {
         pd_module_state *state = PyModule_GetState(pd_module_of((PyObject *)self));
         end_future(self,
