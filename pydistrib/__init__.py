@@ -7,6 +7,10 @@ counters) and `_config` (how many threads).  `_core` is the C extension.  Import
 no thread and imports nothing but NumPy.
 """
 
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from pydistrib import _threadpoolctl
 from pydistrib._config import (
     cpu_count,
@@ -16,7 +20,6 @@ from pydistrib._config import (
     show_config,
 )
 from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
-from pydistrib.errors import PoolBroken, WorkerDied
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -27,10 +30,8 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
-from pydistrib.pools.processes import Pool, ProcessPoolExecutor
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
-from pydistrib.processes import Process, get_context
 from pydistrib.threads import (
     Barrier,
     BoundedSemaphore,
@@ -42,6 +43,11 @@ from pydistrib.threads import (
     Semaphore,
     Thread,
 )
+
+if _TYPE_CHECKING:
+    from pydistrib.errors import PoolBroken, WorkerDied
+    from pydistrib.pools.processes import Pool, ProcessPoolExecutor
+    from pydistrib.processes import Process, get_context
 
 __version__ = "0.1.0"
 
@@ -91,3 +97,24 @@ __all__ = [
 obey_environment()
 _threadpoolctl.register_when_imported()
 del obey_environment
+
+# Imported when they are first used: they need multiprocessing, which takes its time.
+_LATER = {
+    "Pool": "pydistrib.pools.processes",
+    "PoolBroken": "pydistrib.errors",
+    "Process": "pydistrib.processes",
+    "ProcessPoolExecutor": "pydistrib.pools.processes",
+    "WorkerDied": "pydistrib.errors",
+    "get_context": "pydistrib.processes",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(_import_module(_LATER[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,10 +15,11 @@ SRC = ROOT / "src"
 MAY_INCLUDE = {
     "base": set(),
     "thread": {"base"},
+    "shm": {"base", "thread"},
     "simd": {"base"},
     "pairwise": {"base", "thread", "simd"},
     "expr": {"base", "thread", "simd", "pairwise"},
-    "py": {"base", "thread", "simd", "pairwise", "expr"},
+    "py": {"base", "thread", "simd", "pairwise", "expr", "shm"},
 }
 
 # The core reports by statuses: it talks to nobody, ends nothing, and knows no Python.

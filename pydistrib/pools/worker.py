@@ -246,8 +246,8 @@ def _import_main(main: dict[str, Any]) -> None:
     """
     from multiprocessing import process, spawn
 
-    me = process.current_process()
-    me._inheriting = True  # type: ignore[attr-defined]  # a script that lacks its guard
+    me: Any = process.current_process()
+    me._inheriting = True  # a script that lacks its guard
     try:
         spawn.prepare(main)  # type: ignore[arg-type]
     finally:
