@@ -249,7 +249,7 @@ def _import_main(main: dict[str, Any]) -> None:
     me: Any = process.current_process()
     me._inheriting = True  # a script that lacks its guard
     try:
-        spawn.prepare(main)  # type: ignore[arg-type]
+        spawn.prepare(main)
     finally:
         del me._inheriting
 
