@@ -185,8 +185,8 @@ class _Part(_Task):
             self.map.result._part(self.start, self.count, False, error)
 
 
-class _Map:
-    """A map, whose parts are made when there is room for them."""
+class _Map(Iterator["_Task"]):
+    """A map: an iterator of its parts, which are made when there is room for them."""
 
     def __init__(
         self, engine: ProcessEngine, result: MapResult[Any], limit: float | None
@@ -196,8 +196,16 @@ class _Map:
         self.limit = limit
         self.parts: set[_Part] = set()
         self.cancelled = False
+        self.tasks = self._make_tasks()
 
-    def tasks(self) -> Iterator[_Task]:
+    def __next__(self) -> _Task:
+        return next(self.tasks)
+
+    def fail(self, why: BaseException) -> None:
+        self.cancelled = True
+        self.result._fail(why)
+
+    def _make_tasks(self) -> Iterator[_Task]:
         taken = self.result._take(self.cancel)
         if taken is None:
             return
@@ -680,7 +688,7 @@ class ProcessEngine(Engine):
     def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
         """Post the parts of a map, those for which there is no room later."""
         self._check()
-        self.waiting.append(_Map(self, result, timeout).tasks())
+        self.waiting.append(_Map(self, result, timeout))
         self.fill()
 
     def start_stream(
@@ -773,7 +781,7 @@ class ProcessEngine(Engine):
         for item in items:
             if isinstance(item, _Task):
                 self._fail(item, why)
-            elif isinstance(item, AsyncResult):
+            else:
                 item._fail(why)
         for task in self.board.clear():
             self._fail(task, why)
@@ -1135,16 +1143,9 @@ class ProcessEngine(Engine):
             elif isinstance(item, AsyncResult):
                 item._fail(why)
             else:
-                self._fail_generator(item, why)
+                item.fail(why)
         for task in self.board.clear():
             self._fail(task, why)
-
-    def _fail_generator(self, tasks: Iterator[_Task], why: BaseException) -> None:
-        frame = getattr(tasks, "gi_frame", None)
-        loop = frame.f_locals.get("self") if frame is not None else None
-        if isinstance(loop, _Map):
-            loop.cancelled = True
-            loop.result._fail(why)
 
     def _fail(self, task: _Task, why: BaseException) -> None:
         if task.settled:
@@ -1153,8 +1154,7 @@ class ProcessEngine(Engine):
         if isinstance(task, _Call):
             task.result._fail(why)
         elif isinstance(task, _Part):
-            task.map.cancelled = True
-            task.map.result._fail(why)
+            task.map.fail(why)
         else:
             task.settle(False, why)
 
@@ -1646,7 +1646,7 @@ def _after_fork_in_child() -> None:
             elif isinstance(item, _Task):
                 engine._fail(item, lost)
             else:
-                engine._fail_generator(item, lost)
+                item.fail(lost)
         for task in engine.board.abandon():
             engine._fail(task, lost)
     _engines.clear()

@@ -459,16 +459,17 @@ async_canceller(PyObject *op, void *Py_UNUSED(closure))
     return canceller == NULL ? Py_NewRef(Py_None) : canceller;
 }
 
-PyDoc_STRVAR(cancel_doc,
-             "cancel($self, /)\n--\n\n"
-             "Take back a task that has not begun, or stop one that runs in a process.\n"
-             "\n"
-             "Its `get` then raises `concurrent.futures.CancelledError`.\n"
-             "\n"
-             "Returns\n"
-             "-------\n"
-             "bool\n"
-             "    True if that was done, False if it is too late.\n");
+PyDoc_STRVAR(
+    cancel_doc,
+    "cancel($self, /)\n--\n\n"
+    "Take back a task that has not begun, or stop one that runs in a process.\n"
+    "\n"
+    "Its `get` then raises `concurrent.futures.CancelledError`.\n"
+    "\n"
+    "Returns\n"
+    "-------\n"
+    "bool\n"
+    "    True if that was done, False if it is too late.\n");
 
 static PyObject *
 async_cancel(PyObject *op, PyObject *Py_UNUSED(unused))

@@ -481,9 +481,10 @@ wait_for_task(desk *self, int64_t timeout_ns, uint32_t *slot)
     }
 }
 
-PyDoc_STRVAR(begin_doc,
-             "begin($self, /)\n--\n\n"
-             "Tell the poster that the task begins now; for tasks whose mode has BEGIN.");
+PyDoc_STRVAR(
+    begin_doc,
+    "begin($self, /)\n--\n\n"
+    "Tell the poster that the task begins now; for tasks whose mode has BEGIN.");
 
 static PyObject *
 desk_begin(PyObject *op, PyObject *Py_UNUSED(unused))
@@ -691,7 +692,7 @@ desk_dealloc(PyObject *op)
 
 static PyMethodDef desk_methods[] = {
     {"take",    desk_take,                              METH_O,        take_doc   },
-    {"begin",   desk_begin,   METH_NOARGS,  begin_doc  },
+    {"begin",   desk_begin,                             METH_NOARGS,   begin_doc  },
     {"payload", desk_payload,                           METH_NOARGS,   payload_doc},
     {"code",    desk_code,                              METH_NOARGS,   code_doc   },
     {"give",    (PyCFunction)(void (*)(void))desk_give, METH_FASTCALL, give_doc   },
