@@ -196,8 +196,27 @@ def _warnings_are_errors() -> bool:
 
 # Operations that warn of nothing.
 _SILENT: Final = frozenset(
-    ("x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN")
-    + ("ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE")
+    (
+        "x",
+        "y",
+        "const",
+        "vector",
+        "COPY",
+        "NEG",
+        "ABS",
+        "WHERE",
+        "FMIN",
+        "FMAX",
+        "ISNAN",
+        "ISFINITE",
+        "NOT",
+        "AND",
+        "OR",
+        "LT",
+        "LE",
+        "EQ",
+        "NE",
+    )
 )
 
 

@@ -307,7 +307,7 @@ def _clock(a, b):
 
 
 def _np_random(a, b):
-    return np.random.normal() + a
+    return np.random.normal() + a  # noqa: NPY002
 
 
 def _random(a, b):
@@ -350,7 +350,7 @@ def _finally(a, b):
     try:
         return float(repr(float(a)))
     finally:
-        return a - b  # noqa: B012
+        return a - b  # noqa: B012, SIM107
 
 
 def _retry(a, b):
@@ -486,7 +486,7 @@ class Celsius(float):
 LOOKING = {
     "str": lambda a, b: len(str(a)),
     "f-string": lambda a, b: float(f"{a:.1f}") - b,
-    "percent": lambda a, b: float("%.1f" % a),
+    "percent": lambda a, b: float("%.1f" % a),  # noqa: UP031
     "format": lambda a, b: float("{:.1f}".format(a)),  # noqa: UP032
     "repr": lambda a, b: len(repr(a)),
     "hash": lambda a, b: hash(a) % 7,
@@ -839,7 +839,10 @@ def test_constants(constant):
         (LOOKING["type"], "it compares identities"),
         (LOOKING["math.gamma"], "math.gamma is not known to the tracer"),
         (LOOKING["np.array"], "numpy.array of its arguments is not known to the tracer"),
-        (LOOKING["np.vectorize"], "a vectorize is no Python function: its code is not known"),
+        (
+            LOOKING["np.vectorize"],
+            "a vectorize is no Python function: its code is not known",
+        ),
         (LOOKING["eval"], "the built-in eval() is not known to the tracer"),
         (lambda a, b: Celsius(a), "it uses the class Celsius"),
         (lambda a, b: print(a) or 0.0, "the built-in print() is not known to the tracer"),
@@ -875,7 +878,7 @@ def test_explain():
 
 def test_not_traceable_is_public():
     assert "NotTraceable" in pydistrib.__all__
-    with pytest.raises(pydistrib.NotTraceable, match="'calls'|list"):
+    with pytest.raises(pydistrib.NotTraceable, match=r"'calls'|list"):
         kernel(_global_list, X, Y, trace="require")
 
 

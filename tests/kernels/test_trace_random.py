@@ -140,7 +140,8 @@ def points(dtype, shape, seed, wild):
     if wild:
         limits = np.finfo(dtype)
         odd = [0.0, -0.0, np.nan, np.inf, -np.inf, limits.tiny, -limits.smallest_subnormal,
-               limits.max, -limits.max, 1.0, -1.0, limits.eps, 0.0005, 1e-20, 1e20]  # fmt: skip
+               limits.max, -limits.max, 1.0, -1.0, limits.eps, 0.0005,
+               1e-20, 1e20]  # fmt: skip
         mask = rng.random(shape) < 0.5
         values[mask] = rng.choice(np.array(odd, dtype), mask.sum())
     return values
@@ -190,7 +191,9 @@ def test_numbers(text, dtype, other, seed, wild):
 @given(text=VECTORS, dtype=FLOATS, seed=SEEDS, wild=st.booleans())
 @settings(max_examples=EXAMPLES)
 def test_vectors(text, dtype, seed, wild):
-    compare(text, points(dtype, (11, 3), seed, wild), points(dtype, (12, 3), seed + 1, wild))
+    compare(
+        text, points(dtype, (11, 3), seed, wild), points(dtype, (12, 3), seed + 1, wild)
+    )
 
 
 @given(
@@ -202,7 +205,9 @@ def test_vectors(text, dtype, seed, wild):
 @settings(max_examples=EXAMPLES)
 def test_integers(text, dtype, seed, wild):
     shape = (3,) if "[" in text or "@" in text or "WEIGHTS" in text else ()
-    compare(text, points(dtype, (8, *shape), seed, wild), points(dtype, (9, *shape), seed, wild))
+    compare(
+        text, points(dtype, (8, *shape), seed, wild), points(dtype, (9, *shape), seed, wild)
+    )
 
 
 def test_most_random_functions_are_traced():
@@ -216,5 +221,3 @@ def test_most_random_functions_are_traced():
 
     count()
     assert ways["traced"] > 2 * ways["called"], ways
-
-

@@ -477,8 +477,8 @@ _FUNCTIONS: Final[dict[str, Handler]] = {
 
 # Of NumPy's functions, those that make arrays of numbers alone.
 _CONSTRUCTORS: Final = (
-    "arange", "array", "diag", "eye", "finfo", "full", "identity", "iinfo", "linspace", "ones",
-    "zeros",
+    "arange", "array", "diag", "eye", "finfo", "full", "identity", "iinfo", "linspace",
+    "ones", "zeros",
 )  # fmt: skip
 
 
