@@ -992,7 +992,7 @@ async_await(PyObject *op)
 PyDoc_STRVAR(
     set_hooks_doc,
     "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
-    "/)\n--\n\n"
+    "report, /)\n--\n\n"
     "What results raise, what `await result` iterates over, what "
     "`anext(iterator)`\nawaits, and what is told of errors that nobody else gets.");
 
@@ -1263,8 +1263,8 @@ static PyMemberDef async_members[] = {
 };
 
 PyDoc_STRVAR(async_doc,
-             "AsyncResult(function, args, kwargs, callback, error_callback, lane, "
-             "future, timeout, /)\n--\n\n"
+             "AsyncResult(function, args=None, kwargs=None, callback=None, "
+             "error_callback=None, lane=None, future=None, timeout=None, /)\n--\n\n"
              "The result of a task that a pool runs: multiprocessing's AsyncResult.\n"
              "\n"
              "Pools make them.  It can be awaited in asyncio.\n"
@@ -1466,8 +1466,8 @@ static PyMemberDef map_members[] = {
 };
 
 PyDoc_STRVAR(map_doc,
-             "MapResult(function, items, chunk, star, out, callback, error_callback, "
-             "lane, /)\n--\n\n"
+             "MapResult(function, items, chunk, star, out=None, callback=None, "
+             "error_callback=None, lane=None, /)\n--\n\n"
              "The result of `map_async`: a list in the order of the items.\n"
              "\n"
              "Parameters\n"
