@@ -138,7 +138,11 @@ def _compile(
 ) -> Traced:
     program = compile_program(graph, value, doubt)
     native = as_native(x, y)
-    if x.ndim == 1 and doubt is None and value == _absolute_difference(graph, native[0].dtype):
+    if (
+        x.ndim == 1
+        and doubt is None
+        and value == _absolute_difference(graph, native[0].dtype)
+    ):
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
@@ -192,9 +196,11 @@ def _warnings_are_errors() -> bool:
 
 # Operations that warn of nothing.
 _SILENT: Final = frozenset(
-    ("x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN")
-    + ("ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE")
-)
+    [
+        "x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN",
+        "ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE",
+    ]
+)  # fmt: skip
 
 
 def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:

@@ -199,9 +199,7 @@ def _angle(g: Graph, args: tuple[int, ...], bounds: tuple[Bound, ...]) -> Bound:
     return g.op("ADD", bound, infinite_if(g, on_cut))
 
 
-def _power(
-    g: Graph, r: int, args: tuple[int, ...], bounds: tuple[Bound, ...]
-) -> Bound:
+def _power(g: Graph, r: int, args: tuple[int, ...], bounds: tuple[Bound, ...]) -> Bound:
     """Bound |a^p - a'^p'|, relative to |r|, where both errors are small."""
     a, p = args
     da, dp = bounds

@@ -26,8 +26,8 @@ from pydistrib.kernels.tracing.kinds import (
     Kind,
     added,
     integer_range,
-    result_kind,
     kind_of_operands,
+    result_kind,
     sample,
     unit,
 )

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from pydistrib.kernels.tracing import bounds
+from pydistrib.kernels.tracing.corrected_sum import SUM_IS_CORRECTED, corrected_sum
 from pydistrib.kernels.tracing.function_bounds import FUNCTION_UNITS
 from pydistrib.kernels.tracing.kinds import BOOL_KINDS, Kind, sample, unit
 from pydistrib.kernels.tracing.numpy_functions import UFUNCS
@@ -27,17 +28,15 @@ from pydistrib.kernels.tracing.operations import (
     elementwise,
     to_python_int,
 )
-from pydistrib.kernels.tracing.corrected_sum import SUM_IS_CORRECTED, corrected_sum
 from pydistrib.kernels.tracing.refusal import refuse
 from pydistrib.kernels.tracing.stand_ins import (
     Handler,
+    StandIn,
     TypeStandIn,
     as_python_float,
-    StandIn,
     has_symbol,
     real_class,
     trace_of,
-    unknown,
 )
 from pydistrib.kernels.tracing.symbols import Symbol, Trace
 

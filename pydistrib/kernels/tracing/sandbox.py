@@ -338,9 +338,7 @@ class Sandbox:
             return Poison(f"it uses {name}, a dict whose keys are not plain")
         copy = FixedDict()
         self._remember(value, copy)
-        dict.update(
-            copy, {key: self._convert(entry, name) for key, entry in value.items()}
-        )
+        dict.update(copy, {key: self._convert(entry, name) for key, entry in value.items()})
         return copy
 
 
@@ -397,7 +395,8 @@ def _is_plain_object(value: Any) -> bool:
     return (
         type(cls) is type
         and all(
-            base.__flags__ & _HEAP_TYPE and "__getattr__" not in vars(base) for base in bases
+            base.__flags__ & _HEAP_TYPE and "__getattr__" not in vars(base)
+            for base in bases
         )
         and all(base.__module__ not in ("builtins", "numpy") for base in bases)
         and not any("__getattribute__" in vars(base) for base in bases)
