@@ -14,6 +14,7 @@ from pydistrib.kernels.tracing.kinds import (
     FLOAT_KINDS,
     MAX_EXACT,
     Kind,
+    integer_range,
     result_kind,
     unit,
 )
@@ -55,7 +56,7 @@ def fold(a: Symbol, op: str, result: Kind) -> Symbol:
     """Reduce a vector of floats or truths by MIN or MAX."""
     g = a.trace.graph
     node = g.fold(op, a.node)
-    bound = None if a.bound is None else g.fold("MAX", a.bound)
+    bound = bounds.largest(g, a.bound)
     a.trace.guard_any(zeros_within(g, a.node, node))
     return Symbol(a.trace, node, result, 0, bound, a.interval)
 
@@ -169,7 +170,7 @@ def dot(a: Any, b: Any) -> Symbol:
     if result is None or result.name in BOOL_KINDS:
         refuse("the product of these vectors is not known to the tracer")
     if result.name not in FLOAT_KINDS:
-        return total(elementwise(trace, MULTIPLY, x, y))
+        return _integer_dot(elementwise(trace, MULTIPLY, x, y), result)
     g = trace.graph
     x, y = convert(x, result.name), convert(y, result.name)
     if x.length != y.length:
@@ -182,6 +183,15 @@ def dot(a: Any, b: Any) -> Symbol:
         node = g.op("TO_F32", node)
     bound = bounds.summed(g, node, product, terms, x.length, unit(result.name), True)
     return Symbol(trace, node, result, 0, bound)
+
+
+def _integer_dot(products: Symbol, result: Kind) -> Symbol:
+    """Add up products of integers in their own type, as sum() would not."""
+    added = total(products)
+    low, high = integer_range(result.name)
+    if added.interval is None or added.interval[0] < low or added.interval[1] > high:
+        refuse(f"a product of vectors may overflow {result.name}")
+    return Symbol(added.trace, added.node, result, 0, None, added.interval)
 
 
 def matmul(a: Any, b: Any) -> Symbol:
