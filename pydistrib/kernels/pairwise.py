@@ -274,6 +274,12 @@ def kernel(
     verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown
     then.
 
+    Traced are functions of arithmetic, comparisons and branches, loops over up to 256
+    features, the elementary functions and reductions of NumPy and `math`, and whatever else
+    of Python comes down to these: helper functions, closures, methods, constant arrays,
+    lists and dicts.  They must depend on nothing but their arguments and change nothing; a
+    function for which that is not certain is called.  The constants are those of the call.
+
     Without rounding (``decimals=None`` and float64) a traced function's value may differ
     from the loop's by the few units in the last place by which NumPy's own functions differ
     between one element and many, and BLAS sums between two orders.
