@@ -214,7 +214,7 @@ mirror_to_future(async *self)
 {
     PyObject *none = PyObject_CallMethod(self->extras->future,
                                          self->failed ? "set_exception" : "set_result",
-                                         "O", self->value);
+                                         "(O)", self->value);
     if (none == NULL) {
         PyErr_WriteUnraisable(self->extras->future);
     }
