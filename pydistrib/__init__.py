@@ -25,6 +25,7 @@ from pydistrib.kernels.metrics import (
     sqeuclidean,
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
+from pydistrib.kernels.tracing.refusal import NotTraceable
 from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
@@ -57,6 +58,7 @@ __all__ = [
     "Lock",
     "MapResult",
     "Metric",
+    "NotTraceable",
     "PoolStats",
     "RLock",
     "ResultIterator",

@@ -41,9 +41,10 @@ def as_points(value: ArrayLike, name: str) -> NDArray[Any]:
 
 
 def _is_masked(value: object) -> bool:
-    # NumPy imports its masked arrays when they are first named, which takes its time.
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(value, masked.MaskedArray)
+    # NumPy imports its masked arrays when they are first named.  Not here: it takes its
+    # time, and a fork while one thread imports leaves the child with a locked module.
+    masked_arrays = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    return isinstance(value, masked_arrays)
 
 
 def check_pair(x: NDArray[Any], y: NDArray[Any], x_name: str, y_name: str) -> None:

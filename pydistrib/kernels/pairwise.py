@@ -13,8 +13,8 @@ the function itself is called on them, in row-major order.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Final, Literal, SupportsIndex
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -29,6 +29,9 @@ from pydistrib.kernels.arrays import (
     result_dtype,
 )
 from pydistrib.kernels.metrics import Metric, metric_named
+
+if TYPE_CHECKING:
+    from pydistrib.kernels.trace import Traced
 
 Trace = Literal["auto", "require", "never"]
 DistanceFunction = Callable[[Any, Any], Any]
@@ -71,6 +74,7 @@ class _Plan:
     producer: _core.Producer
     explanation: Explanation
     function: DistanceFunction | None = None
+    traced: Traced | None = None
 
 
 def _check_trace(trace: str) -> None:
@@ -124,8 +128,9 @@ def _plan_function(
         else:
             return _Plan(
                 traced.producer,
-                Explanation("traced", "verified against the function", traced.expression),
+                Explanation("traced", "verified against the function"),
                 function,
+                traced,
             )
     producer = _core.callable_producer(function, x, y)
     return _Plan(producer, Explanation("called", reason), function)
@@ -143,20 +148,29 @@ def _store(
     if doubts is None:
         return
     assert plan.function is not None, "only traced functions doubt"
-    pairs, rectangles = doubts
-    i, j = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
-    values = _core.call_pairs(plan.function, x, y, i, j)
-    out[i, j] = _finish(values, out.dtype, decimals)
-    for rows, cols in _slices(rectangles):
-        part = np.empty((rows.stop - rows.start, cols.stop - cols.start), out.dtype)
-        called = _core.callable_producer(plan.function, x[rows], y[cols])
-        _core.store(called, part, decimals, 1)
-        out[rows, cols] = part
+    for row, cols in _by_rows(*doubts):
+        rows = np.full(len(cols), row, np.intp)
+        values = _core.call_pairs(plan.function, x, y, rows, cols)
+        out[row, cols] = _finish(values, out.dtype, decimals)
 
 
-def _slices(rectangles: NDArray[np.intp]) -> Iterator[tuple[slice, slice]]:
-    for row, col, rows, cols in rectangles.tolist():
-        yield slice(row, row + rows), slice(col, col + cols)
+def _by_rows(
+    pairs: NDArray[np.intp], rectangles: NDArray[np.intp]
+) -> Iterator[tuple[int, NDArray[np.intp]]]:
+    """Give the columns of the pairs in doubt, row by row, in the order of the loop."""
+    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    rectangles = rectangles[np.argsort(rectangles[:, 0], kind="stable")]
+    rows = np.unique(
+        np.concatenate(
+            [pairs[:, 0], *(np.arange(r, r + n) for r, _, n, _ in rectangles.tolist())]
+        )
+    )
+    starts = np.searchsorted(pairs[:, 0], rows)
+    ends = np.searchsorted(pairs[:, 0], rows, side="right")
+    for row, start, end in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
+        within = (rectangles[:, 0] <= row) & (row < rectangles[:, 0] + rectangles[:, 2])
+        spans = [np.arange(c, c + n) for _, c, _, n in rectangles[within].tolist()]
+        yield row, np.sort(np.concatenate([pairs[start:end, 1], *spans]))
 
 
 def _finish(
@@ -208,9 +222,10 @@ def kernel(
         A function of two points that returns one real number, a built-in metric such as
         `absolute_distance`, or a metric's name.  A point of a 1-D array is a NumPy scalar,
         a point of a 2-D array a 1-D array, read-only.
-    alpha : array_like of shape (n,) or (n, d), bool, integer or floating
-        The n points of the rows.  Never copied if float32 or float64.
-    beta : array_like of shape (m,) or (m, d), bool, integer or floating
+    alpha : array_like of shape (n,) or (n, d)
+        The n points of the rows: bools, integers or floats.  Never copied if both inputs
+        are float32 or both float64.
+    beta : array_like of shape (m,) or (m, d)
         The m points of the columns.
     dtype : float32, float64 or None, optional
         Type of the result; None means float64.
@@ -307,9 +322,9 @@ def pairwise(
 
     Parameters
     ----------
-    x : array_like of shape (n, d) or (n,), bool, integer or floating
-        The n points, one a row.  float32 and float64 are never copied, whatever their
-        strides; other types are converted to float64.
+    x : array_like of shape (n, d) or (n,)
+        The n points, one a row: bools, integers or floats.  Never copied, whatever the
+        strides, if both inputs are float32 or both float64; else converted to float64.
     y : array_like of shape (m, d) or (m,), optional
         The m points to compare with.  By default `x`.
     metric : str, Metric or callable, optional
@@ -424,4 +439,7 @@ def explain(
     """
     a, b = as_points(x, "x"), as_points(y, "y")
     check_pair(a, b, "x", "y")
-    return _plan(function, a, b, "auto", {}, "function").explanation
+    plan = _plan(function, a, b, "auto", {}, "function")
+    if plan.traced is None:
+        return plan.explanation
+    return replace(plan.explanation, expression=plan.traced.expression())

@@ -17,6 +17,7 @@ function might raise there, the pair is *in doubt* and the function itself is as
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -30,9 +31,10 @@ from pydistrib.kernels.tracing import bounds
 from pydistrib.kernels.tracing.describe import describe
 from pydistrib.kernels.tracing.graph import Graph
 from pydistrib.kernels.tracing.kinds import FLOAT_KINDS, KINDS, MAX_EXACT, Kind
-from pydistrib.kernels.tracing.program import Program, compile_program
+from pydistrib.kernels.tracing.program import Program, compile_program, reachable
 from pydistrib.kernels.tracing.refusal import (
     NotTraceable,
+    Refusal,
     check_refused,
     refuse,
     start_watching,
@@ -66,13 +68,20 @@ class Traced:
         What the native core walks over.
     program : Program
         What it runs.
-    expression : str
-        The function as a formula of a and b.
+    graph : Graph
+        The operations it was traced to.
+    value : int
+        The node of the result.
     """
 
     producer: _core.Producer
     program: Program
-    expression: str
+    graph: Graph
+    value: int
+
+    def expression(self) -> str:
+        """Give the function as a formula of a and b."""
+        return describe(self.graph, self.value)
 
 
 def trace_pairs(
@@ -101,20 +110,40 @@ def trace_pairs(
         If it cannot be traced.
     """
     start_watching()
-    _check_points(x, y)
-    copy = Sandbox().admit(function)
-    graph, value, doubt = _trace_twice(copy, x, y)
+    try:
+        strict = _check_points(x, y)
+        copy = Sandbox().admit(function)
+        graph, value, doubt = _trace_twice(copy, x, y)
+        if strict:
+            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, value))
+        return _compile(function, x, y, graph, value, doubt)
+    except Refusal as refusal:
+        raise NotTraceable(str(refusal)) from None
+
+
+def _compile(
+    function: Callable[[Any, Any], Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    graph: Graph,
+    value: int,
+    doubt: bounds.Bound,
+) -> Traced:
     program = compile_program(graph, value, doubt)
     bound = None if doubt is None else compile_program(graph, doubt, None)
     with np.errstate(all="ignore"):
         _verify(program, function, x, y, bound)
     native = as_native(x, y)
-    if doubt is None and value == _absolute_difference(graph, native[0].dtype):
+    if (
+        x.ndim == 1
+        and doubt is None
+        and value == _absolute_difference(graph, native[0].dtype)
+    ):
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
         producer = _core.expr_producer(program.words, program.functions, *native)
-    return Traced(producer, program, describe(graph, value))
+    return Traced(producer, program, graph, value)
 
 
 def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
@@ -126,17 +155,56 @@ def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
     return graph.op("ABS", difference)
 
 
-def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:
+def _check_points(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    """Refuse points that are not known; tell whether warnings are to be errors."""
     for points in (x, y):
         if points.size == 0:
             refuse("there are no pairs or no features")
         if points.dtype.name not in KINDS or not points.dtype.isnative:
             refuse(f"points of {points.dtype} are not known to the tracer")
+        if not points.flags.aligned:
+            refuse("the points are not aligned in memory")
     if x.ndim == 2 and x.shape[1] > MAX_FEATURES:
         refuse(f"{x.shape[1]} features are more than {MAX_FEATURES}")
     modes = np.geterr()
     if not {"ignore", "warn"}.issuperset(modes.values()):
         refuse("numpy.seterr() has floating-point errors raised or handled")
+    if not _warnings_are_errors():
+        return False
+    if modes["under"] == "warn":
+        refuse("warnings are errors, and numpy.seterr() has underflows warned about")
+    return True
+
+
+def _warnings_are_errors() -> bool:
+    """Tell whether a RuntimeWarning, of a division by zero say, may be an exception."""
+    for action, message, category, module, line in warnings.filters:
+        if issubclass(RuntimeWarning, category):
+            if action == "error":
+                return True
+            if message is None and module is None and line == 0:
+                return False
+    return False
+
+
+# Operations that warn of nothing.
+_SILENT: Final = frozenset(
+    ("x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN")
+    + ("ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE")
+)
+
+
+def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
+    """Give the node that is infinite where an operation, in between too, is not finite."""
+    trouble = None
+    for index in reachable(graph.nodes, [value]):
+        if graph.nodes[index].op in _SILENT:
+            continue
+        bad = graph.op("NOT", graph.op("ISFINITE", index))
+        if graph.nodes[index].length:
+            bad = graph.fold("MAX", bad)
+        trouble = bad if trouble is None else graph.op("OR", trouble, bad)
+    return None if trouble is None else bounds.infinite_if(graph, trouble)
 
 
 # ------------------------------------------------------------------------------------
@@ -147,7 +215,7 @@ def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:
 def _trace_twice(
     copy: Callable[..., Any], x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[Graph, int, int | None]:
-    trace = Trace(0 if x.ndim == 1 else x.shape[1])
+    trace = Trace(x, y)
     sides = [_points_symbol(trace, "x", x), _points_symbol(trace, "y", y)]
     first = _follow(trace, copy, *sides)
     if _follow(trace, copy, *sides) != first:
@@ -205,8 +273,6 @@ def _one_way(trace: Trace, copy: Callable[..., Any], a: Symbol, b: Symbol) -> _W
     g = trace.graph
     try:
         result = copy(a, b)
-    except NotTraceable:
-        raise
     except Exception:
         # Whatever it is, the function itself shall say it: where this way is taken.
         check_refused()
@@ -267,9 +333,7 @@ def _verify(
     try:
         expected = _core.call_pairs(function, points, others, i, j)
     except Exception as error:
-        raise NotTraceable(
-            f"it raises {type(error).__name__} for a pair of the sample"
-        ) from None
+        refuse(f"it raises {type(error).__name__} for a pair of the sample")
     native = as_native(points, others)
     values = _run(program, *native)
     right = (values == expected) & (np.signbit(values) == np.signbit(expected))

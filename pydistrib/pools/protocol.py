@@ -78,10 +78,15 @@ TERMINATE: Final = "TERMINATE"
 # --------------------------------------------------------------------------------------
 
 
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
     # A RuntimeError says that the loop was closed: nobody waits any more.
     with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(lambda: future.done() or future.set_result(None))
+        loop.call_soon_threadsafe(_set_done, future)
 
 
 def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
@@ -203,16 +208,15 @@ def _check_out(out: object, count: int) -> None:
 # --------------------------------------------------------------------------------------
 
 
-def progress_bar(total: int | None) -> Any:
-    """Make tqdm's bar, the terminal's or the notebook's, as the case may be."""
+def _bar_type() -> Any:
+    """Give tqdm's bar, the terminal's or the notebook's, as the case may be."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or pip install "
-            "'pydistrib[progress]'"
+            "progress=True needs tqdm: pip install tqdm, or pip install 'pydistrib[progress]'"
         ) from None
-    return tqdm(total=total)
+    return tqdm
 
 
 def _follow(result: MapResult[Any], bar: Any) -> None:
@@ -638,7 +642,7 @@ class PoolBase:
 
     def __del__(self, _warn: Any = warnings.warn, _category: Any = ResourceWarning) -> None:
         if self._state == RUN:
-            _warn(f"unclosed running pool {self!r}", _category, source=self)
+            _warn(f"unclosed running multiprocessing pool {self!r}", _category, source=self)
             self._state = CLOSE
             self._engine.close()
 
@@ -1129,26 +1133,20 @@ class PoolBase:
         retries: int,
         progress: bool,
     ) -> MapResult[Any]:
-        bar = progress_bar(None) if progress else None
-        try:
-            result = self._start_map(
-                func,
-                iterable,
-                star,
-                chunksize,
-                callback,
-                error_callback,
-                out,
-                timeout,
-                retries,
-            )
-        except BaseException:
-            if bar is not None:
-                bar.close()
-            raise
-        if bar is not None:
-            bar.reset(result.total)
-            _bars[result] = _show_progress(result, bar)
+        bar_type = _bar_type() if progress else None
+        result = self._start_map(
+            func,
+            iterable,
+            star,
+            chunksize,
+            callback,
+            error_callback,
+            out,
+            timeout,
+            retries,
+        )
+        if bar_type is not None:
+            _bars[result] = _show_progress(result, bar_type(total=result.total))
         return result
 
     def _get_with_bar(self, result: MapResult[Any]) -> Any:
@@ -1257,12 +1255,15 @@ class PoolBase:
         limit = 0
         if buffersize is not None:
             limit = max(1, _whole_number(buffersize, "buffersize", 1) // chunk)
-        bar = progress_bar(operator.length_hint(iterable) or None) if progress else None
+        bar_type = _bar_type() if progress else None
         stream: ResultIterator[Any] = ResultIterator(
             func, iterable, chunk, False, ordered, limit
         )
+        total = operator.length_hint(iterable) or None
         self._engine.start_stream(stream, time_limit)
-        return stream if bar is None else ProgressIterator(stream, bar)
+        return (
+            stream if bar_type is None else ProgressIterator(stream, bar_type(total=total))
+        )
 
     # -- other faces -------------------------------------------------------------------
 

@@ -127,6 +127,7 @@ class _Crew:
         self.initializer = initializer
         self.initargs = initargs
         self.threads: list[threading.Thread] = []
+        self.broken = False
         self.numbers = itertools.count()
         self.queue: Callable[[], TaskQueue | None] = lambda: None
 
@@ -166,6 +167,7 @@ def _work(crew: _Crew, queue: TaskQueue) -> None:
         try:
             crew.initializer(*crew.initargs)
         except BaseException as error:
+            crew.broken = True
             _LOGGER.critical("Exception in initializer:", exc_info=True)
             broken = concurrent.futures.thread.BrokenThreadPool(
                 "A thread initializer failed, the thread pool is not usable anymore"
@@ -206,7 +208,7 @@ class ThreadEngine(Engine):
         self.crew = _Crew(workers, prefix, initializer, initargs)
         self.queue = TaskQueue(workers, _has_gil(), self.crew.spawn, self.crew.watch)
         self.crew.queue = weakref.ref(self.queue)
-        self.start = self.queue.start  # type: ignore[method-assign]
+        self.start = self.queue.start  # type: ignore[method-assign,assignment]
         _queues[self.queue] = self.crew
 
     def start(self, call: AsyncResult[Any]) -> None:
@@ -356,7 +358,11 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
         return set(self._engine.crew.threads)
 
-    def submit(  # type: ignore[override]
+    @property
+    def _broken(self) -> bool:  # type: ignore[override]
+        return self._engine.crew.broken
+
+    def submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[R]:
         """Start ``fn(*args, **kwargs)`` and return its Future."""
@@ -398,7 +404,7 @@ class _ThreadPoolView(ThreadPoolExecutor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         return submit_to(self._engine, fn, args, kwargs)
 
-    shutdown = PoolExecutor.shutdown  # type: ignore[assignment]
+    shutdown = PoolExecutor.shutdown
 
     def __del__(self) -> None:
         pass  # the threads are the pool's

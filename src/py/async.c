@@ -212,9 +212,13 @@ call_listeners(PyObject *listeners)
 static void
 mirror_to_future(async *self)
 {
-    PyObject *none = PyObject_CallMethod(self->extras->future,
-                                         self->failed ? "set_exception" : "set_result",
-                                         "(O)", self->value);
+    PyObject *name =
+        PyUnicode_FromString(self->failed ? "set_exception" : "set_result");
+    // Not by a format string: that would take a tuple apart.
+    PyObject *none = name == NULL ? NULL
+                                  : PyObject_CallMethodOneArg(self->extras->future,
+                                                              name, self->value);
+    Py_XDECREF(name);
     if (none == NULL) {
         PyErr_WriteUnraisable(self->extras->future);
     }
@@ -371,6 +375,23 @@ settle_call(async *self, PyObject *result)
     }
 }
 
+// For a call that will not run: cancels its Future, or finds that its user has done so.
+static void
+end_future(async *self, bool cancel)
+{
+    PyObject *future = self->extras->future;
+    PyObject *done = PyObject_CallMethod(future, cancel ? "cancel" : "cancelled", NULL);
+    if (done == Py_True) {
+        Py_SETREF(done,
+                  PyObject_CallMethod(future, "set_running_or_notify_cancel", NULL));
+        Py_CLEAR(self->extras->future);
+    }
+    if (done == NULL) {
+        PyErr_WriteUnraisable(future);
+    }
+    Py_XDECREF(done);
+}
+
 void
 pd_async_fail(pd_work *work, PyObject *exception)
 {
@@ -379,17 +400,9 @@ pd_async_fail(pd_work *work, PyObject *exception)
         return;
     }
     if (self->extras != NULL && self->extras->future != NULL) {
-        // A Future that has not begun is cancelled, as shutdown(cancel_futures) does.
-        PyObject *done = PyObject_CallMethod(self->extras->future, "cancel", NULL);
-        if (done == Py_True) {
-            Py_SETREF(done, PyObject_CallMethod(self->extras->future,
-                                                "set_running_or_notify_cancel", NULL));
-            Py_CLEAR(self->extras->future);
-        }
-        if (done == NULL) {
-            PyErr_Clear();
-        }
-        Py_XDECREF(done);
+        pd_module_state *state = PyModule_GetState(module_of((PyObject *)self));
+        end_future(self,
+                   PyErr_GivenExceptionMatches(exception, state->cancelled_error));
     }
     settle(self, true, Py_NewRef(exception), true);
 }
@@ -557,6 +570,11 @@ run_items(pd_worker *worker, map *self, PyObject *function, PyObject *items)
         }
         Py_ssize_t end = Py_MIN(start + self->chunk, self->count);
         for (Py_ssize_t i = start; i < end; i++) {
+            if (atomic_load_explicit(&self->base.state, memory_order_relaxed) ==
+                SETTLED)
+            {
+                return done;  // cancelled: nobody wants the rest
+            }
             // As in the standard library, an error ends its chunk, not the others.
             if (run_item(self, function, items, i) < 0) {
                 keep_first_error(self, pd_take_exception());
@@ -577,9 +595,17 @@ offer_rest(map *self, pd_queue *queue)
         return;
     }
     Py_INCREF(self);  // the queue's
-    if (pd_tasks_push(queue->tasks, &self->base.work.task, PD_TASKS_FRONT) != PD_OK) {
-        Py_DECREF(self);
+    if (pd_tasks_push(queue->tasks, &self->base.work.task, PD_TASKS_FRONT) == PD_OK) {
+        return;
     }
+    Py_DECREF(self);
+    PyObject *error =
+        pd_cancelled(module_of((PyObject *)self), "the pool was terminated");
+    if (error != NULL) {
+        pd_async_fail(&self->base.work, error);
+        Py_DECREF(error);
+    }
+    PyErr_Clear();
 }
 
 // Works on the loop: `taken` if this thread took it off the queue, and so may put it
@@ -908,7 +934,8 @@ async_await(PyObject *op)
 }
 
 PyDoc_STRVAR(set_hooks_doc,
-             "_set_pool_hooks(timeout_error, cancelled_error, awaiter, anext)\n--\n\n"
+             "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
+             "/)\n--\n\n"
              "What results raise, what `await result` iterates over, and what "
              "`anext(iterator)`\nawaits.");
 

@@ -16,14 +16,17 @@ from typing import Any, Final
 import numpy as np
 
 from pydistrib.kernels.tracing import bounds
+from pydistrib.kernels.tracing.function_bounds import FUNCTION_UNITS
 from pydistrib.kernels.tracing.kinds import (
     BOOL_KINDS,
     FLOAT_KINDS,
     MAX_EXACT,
     Kind,
+    added,
     result_kind,
     unit,
 )
+from pydistrib.kernels.tracing.matrices import is_matrix, matrix_product
 from pydistrib.kernels.tracing.operations import (
     MULTIPLY,
     SUBTRACT,
@@ -32,17 +35,21 @@ from pydistrib.kernels.tracing.operations import (
     convert,
     elementwise,
     finish,
+    kind_of_call,
     power,
     round_numpy,
     truth,
 )
 from pydistrib.kernels.tracing.refusal import refuse
+from pydistrib.kernels.tracing.signs import zeros_within
 from pydistrib.kernels.tracing.stand_ins import (
     Handler,
+    StandIn,
     TypeStandIn,
     as_python_float,
-    stand_in,
+    real_class,
     trace_of,
+    unknown,
 )
 from pydistrib.kernels.tracing.symbols import Symbol
 
@@ -107,7 +114,7 @@ def _ufuncs() -> dict[np.ufunc, Handler]:
         np.arctan2, np.hypot, np.logaddexp, np.logaddexp2,
     ]  # fmt: skip
     for ufunc in inexact:
-        operation = Operation(ufunc, "", ufunc, bounds.FUNCTION_UNITS)
+        operation = Operation(ufunc, "", ufunc, FUNCTION_UNITS)
         table[ufunc] = elementwise_handler(operation, ufunc.nin)
     # One algorithm everywhere, on floats without rounding choices.
     for ufunc in (np.copysign, np.fmod, np.remainder, np.floor_divide, np.heaviside):
@@ -166,20 +173,25 @@ def _where(condition: Any, *values: Any) -> Symbol:
     return elementwise(trace, Operation(np.where, "WHERE"), condition, *values)
 
 
-def _clip(a: Any, *limits: Any, **kwargs: Any) -> Symbol:
+def _clip(a: Any, *bounds_given: Any, **kwargs: Any) -> Symbol:
     names = ("a_min", "a_max") if {"a_min", "a_max"} & set(kwargs) else ("min", "max")
-    given = list(limits) + [kwargs.pop(name, None) for name in names[len(limits) :]]
+    given = list(bounds_given)
+    given += [kwargs.pop(name, None) for name in names[len(given) :]]
     if kwargs or len(given) != 2:
         refuse("options of clip are not known to the tracer")
+    if given == [None, None]:
+        refuse("clip without limits is not known to the tracer")
     trace = trace_of(a, *given)
     result = trace.symbol(a)
-    for limit, op in zip(given, ("MAX", "MIN"), strict=True):
+    limits = [trace.symbol(limit) for limit in given if limit is not None]
+    kind = kind_of_call(added, [result, *limits])
+    if kind is None or kind.name not in FLOAT_KINDS:
+        refuse("clip of these values is not known to the tracer")
+    for limit, ufunc, op in zip(
+        given, (np.maximum, np.minimum), ("MAX", "MIN"), strict=True
+    ):
         if limit is not None:
-            kind = result_kind(np.clip, result.kind, trace.symbol(limit).kind)
-            if kind is None:
-                refuse("clip of these values is not known to the tracer")
-            function = np.maximum if op == "MAX" else np.minimum
-            result = elementwise(trace, Operation(function, op), result, limit)
+            result = elementwise(trace, Operation(ufunc, op), result, limit)
     return result
 
 
@@ -216,8 +228,10 @@ def _vector(
 def fold(a: Symbol, op: str, result: Kind) -> Symbol:
     """Reduce a vector of floats or truths by MIN or MAX."""
     g = a.trace.graph
+    node = g.fold(op, a.node)
     bound = None if a.bound is None else g.fold("MAX", a.bound)
-    return Symbol(a.trace, g.fold(op, a.node), result, 0, bound, a.interval)
+    a.trace.guard_any(zeros_within(g, a.node, node))
+    return Symbol(a.trace, node, result, 0, bound, a.interval)
 
 
 def total(a: Symbol, function: Handler = np.sum) -> Symbol:
@@ -316,6 +330,9 @@ def _any_all(op: str, name: str) -> Handler:
 
 def dot(a: Any, b: Any) -> Symbol:
     """Multiply two vectors; BLAS adds the products in an order of its own."""
+    if is_matrix(a) or is_matrix(b):
+        result_of_matrix: Symbol = matrix_product(a, b, dot)
+        return result_of_matrix
     trace = trace_of(a, b)
     x, y = trace.symbol(a), trace.symbol(b)
     if x.kind.ndim != 1 or y.kind.ndim != 1:
@@ -343,6 +360,8 @@ def dot(a: Any, b: Any) -> Symbol:
 
 def matmul(a: Any, b: Any) -> Symbol:
     """Multiply two vectors as the operator @ does, which takes no numbers."""
+    if is_matrix(a) or is_matrix(b):
+        return dot(a, b)
     trace = trace_of(a, b)
     if trace.symbol(a).kind.ndim != 1 or trace.symbol(b).kind.ndim != 1:
         refuse("@ of what is no vector is not known to the tracer")
@@ -364,7 +383,7 @@ def _norm(a: Any, ord: Any = None) -> Symbol:
         return total(sizes)
     if ord == 0:
         refuse("the norm of order 0 is not known to the tracer")
-    slow = Operation(np.power, "", np.power, bounds.FUNCTION_UNITS)
+    slow = Operation(np.power, "", np.power, FUNCTION_UNITS)
     powers = elementwise(vector.trace, slow, sizes, ord)
     return elementwise(vector.trace, slow, total(powers), 1.0 / ord)
 
@@ -394,8 +413,13 @@ FLOAT32: Final = TypeStandIn(np.float32, _numpy_float("float32"))
 
 
 def _as_array(a: Any, *args: Any, **kwargs: Any) -> Any:
-    if args or kwargs or not isinstance(a, Symbol) or a.kind.ndim != 1:
+    dtype = real_class(kwargs.pop("dtype", args[0] if args else None))
+    if kwargs or len(args) > 1 or not isinstance(a, Symbol) or a.kind.ndim != 1:
         refuse("it makes an array of its arguments")
+    if dtype is not None and dtype is not float and dtype != a.kind.name:
+        refuse(f"it converts an array to {dtype}")
+    if dtype is float and a.kind.name != "float64":
+        refuse("it converts an array to float64")
     return a
 
 
@@ -407,6 +431,12 @@ def _errstate(**kwargs: Any) -> Any:
 
 UFUNCS: Final = _ufuncs()
 
+
+def _ufunc_methods(ufunc: np.ufunc) -> dict[str, Handler]:
+    handler = _UFUNC_REDUCTIONS.get(ufunc)
+    return {} if handler is None else {"reduce": StandIn(ufunc.reduce, handler)}
+
+
 _REDUCTIONS: Final[dict[str, Handler]] = {
     "sum": _sum,
     "mean": _mean,
@@ -417,6 +447,15 @@ _REDUCTIONS: Final[dict[str, Handler]] = {
     "min": _extreme("MIN", "min"),
     "any": _any_all("MAX", "any"),
     "all": _any_all("MIN", "all"),
+}
+
+_UFUNC_REDUCTIONS: Final[dict[np.ufunc, Handler]] = {
+    np.add: _sum,
+    np.multiply: _prod,
+    np.maximum: _REDUCTIONS["max"],
+    np.minimum: _REDUCTIONS["min"],
+    np.logical_or: _REDUCTIONS["any"],
+    np.logical_and: _REDUCTIONS["all"],
 }
 
 _FUNCTIONS: Final[dict[str, Handler]] = {
@@ -432,18 +471,15 @@ _FUNCTIONS: Final[dict[str, Handler]] = {
     "around": _round,
     "fix": _fix,
     "asarray": _as_array,
+    "abs": UFUNCS[np.absolute],
     "ravel": _as_array,
 }
 
 # Of NumPy's functions, those that make arrays of numbers alone.
-_CONSTRUCTORS: Final = ("arange", "array", "full", "linspace", "ones", "zeros")
-
-
-def _refuse_symbols(name: str) -> Handler:
-    def handler(*args: Any, **kwargs: Any) -> Any:
-        refuse(f"numpy.{name} of its arguments is not known to the tracer")
-
-    return handler
+_CONSTRUCTORS: Final = (
+    "arange", "array", "diag", "eye", "finfo", "full", "identity", "iinfo", "linspace", "ones",
+    "zeros",
+)  # fmt: skip
 
 
 def numpy_names() -> dict[str, Any]:
@@ -455,11 +491,11 @@ def numpy_names() -> dict[str, Any]:
     # Not dir(): some of what it lists is imported only when asked for.
     for name, value in vars(np).items():
         if isinstance(value, np.ufunc) and value in UFUNCS:
-            table[name] = stand_in(value, UFUNCS[value])
+            table[name] = StandIn(value, UFUNCS[value], _ufunc_methods(value))
     for name, handler in _FUNCTIONS.items():
-        table[name] = stand_in(getattr(np, name), handler)
+        table[name] = StandIn(getattr(np, name), handler)
     for name in _CONSTRUCTORS:
-        table[name] = stand_in(getattr(np, name), _refuse_symbols(name))
+        table[name] = StandIn(getattr(np, name), unknown(f"numpy.{name}"))
     table.update(
         float64=FLOAT64,
         float32=FLOAT32,
@@ -475,7 +511,7 @@ def numpy_names() -> dict[str, Any]:
 
 def norm_handler() -> Handler:
     """Give the stand-in of numpy.linalg.norm."""
-    return stand_in(np.linalg.norm, _norm)
+    return StandIn(np.linalg.norm, _norm)
 
 
 def _method(handler: Handler) -> Callable[[Symbol], Handler]:
@@ -483,6 +519,8 @@ def _method(handler: Handler) -> Callable[[Symbol], Handler]:
 
 
 def _item(a: Symbol) -> Any:
+    if a.kind.ndim == 1:
+        refuse("item() of an array is not known to the tracer")
     if a.kind.name in FLOAT_KINDS:
         return as_python_float(a)
     refuse("item() of integers is not known to the tracer")
@@ -493,14 +531,14 @@ METHODS: Final[dict[str, Callable[[Symbol], Any]]] = {
     "shape": lambda a: (a.length,) if a.kind.ndim == 1 else (),
     "size": lambda a: a.length if a.kind.ndim == 1 else 1,
     "ndim": lambda a: max(a.kind.ndim, 0),
-    "T": lambda a: a,
-    "real": lambda a: a,
-    "copy": lambda a: lambda: a,
+    "T": lambda a: +a,
+    "real": lambda a: +a,
+    "copy": lambda a: lambda: +a,
     "item": lambda a: lambda: _item(a),
     "dot": lambda a: lambda b: dot(a, b),
     "clip": lambda a: functools.partial(_clip, a),
     "round": lambda a: functools.partial(_round, a),
-    "conjugate": lambda a: lambda: a,
+    "conjugate": lambda a: lambda: +a,
     "ravel": lambda a: lambda: _as_array(a),
     "flatten": lambda a: lambda: _as_array(a),
     **{name: _method(handler) for name, handler in _REDUCTIONS.items()},

@@ -80,7 +80,7 @@ def compile_program(graph: Graph, value: int, doubt: int | None) -> Program:
     outputs = [node for node in (value, doubt) if node is not None]
     # Leaves have no place of their own that outlives a stage.
     outputs = [graph.op("COPY", n) if _is_leaf(graph.nodes[n]) else n for n in outputs]
-    stages = _plan(graph.nodes, _reachable(graph.nodes, outputs))
+    stages = _plan(graph.nodes, reachable(graph.nodes, outputs))
     return _Assembler(graph.nodes, stages, outputs).assemble()
 
 
@@ -88,7 +88,8 @@ def _is_leaf(node: Node) -> bool:
     return node.op in _SOURCES
 
 
-def _reachable(nodes: list[Node], outputs: list[int]) -> list[int]:
+def reachable(nodes: list[Node], outputs: list[int]) -> list[int]:
+    """Give the nodes that some nodes need, and these, in order."""
     seen = set(outputs)
     stack = list(outputs)
     while stack:
