@@ -345,7 +345,7 @@ class _Here(Engine):
             return
         func, args, kwargs = begun
         try:
-            value = func(*args, **kwargs)
+            value = func(*args, **(kwargs or {}))
         except BaseException as error:
             call._settle(False, error)
         else:
