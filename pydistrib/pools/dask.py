@@ -52,6 +52,7 @@ from pydistrib.pools.protocol import (
     PoolBase,
     PoolStats,
     WorkerStats,
+    _Feeder,
     run_chunk,
 )
 
@@ -132,14 +133,15 @@ class _Parcel:
     tasks: list[_Task]
     future: Any = None
     shared: list[Any] = field(default_factory=list)
-    sent: float = 0.0
+    lent: int | None = None
 
 
 class _Single:
     """An `AsyncResult` in the queue: a source of one task."""
 
-    def __init__(self, call: AsyncResult[Any]) -> None:
+    def __init__(self, call: AsyncResult[Any], ahead: bool) -> None:
         self.owner = call
+        self.ahead = ahead  # nobody will want it back once it is with a worker
         self.submitted = time.monotonic()
 
     def next(self) -> _Task | None:
@@ -166,11 +168,14 @@ class _Single:
         return True
 
     def cancel(self, error: BaseException) -> None:
-        _ = self.owner.cancel() or self.owner._settle(False, error)
+        if self.owner._begin() is not None:
+            self.owner._settle(False, error)
 
 
 class _Loop:
     """A `MapResult` in the queue: a source of one task for each chunk."""
+
+    ahead = True
 
     def __init__(self, result: MapResult[Any], timeout: float | None) -> None:
         self.owner = result
@@ -208,7 +213,7 @@ class _Loop:
 
     def cancel(self, error: BaseException) -> None:
         self.at = self.owner.total
-        _ = self.owner.cancel() or self.owner._settle(False, error)
+        self.owner._settle(False, error)
 
 
 def _settle_part(
@@ -360,6 +365,20 @@ class _Here(Engine):
         raise NotImplementedError
 
 
+class _Streams(_Here):
+    """What the feeder of a stream sees of an engine."""
+
+    def __init__(self, engine: DaskEngine) -> None:
+        self.engine = engine
+        self.stream_limit = engine.stream_limit
+
+    def start(self, call: AsyncResult[Any]) -> None:
+        self.engine.start_unit(call)
+
+    def abandon(self, result: AsyncResult[Any]) -> None:
+        self.engine.abandon(result)
+
+
 class DaskEngine(Engine):
     """
     Runs calls on the workers of a Dask cluster.
@@ -383,11 +402,13 @@ class DaskEngine(Engine):
         self.owns_workers = owns_workers
         self.name = f"pydistrib-{uuid.uuid4().hex[:8]}"
         self.scheduler = str(client.scheduler.address)
-        self.inproc = self.scheduler.startswith("inproc:")
+        # Workers of this process get what there is, uncopied.
+        self.inproc = self.shares_memory = self.scheduler.startswith("inproc:")
         self.on_end = on_end
         self.pid = os.getpid()
         self.arrays = _Arrays(self.scatter)
         self.durations: dict[str, float] = {}
+        self.call_seconds = 1.0  # of late
         self.tallies: dict[str, _Tally] = {}
         self.by_value: frozenset[str] = frozenset(() if self.inproc else ("__main__",))
         # Guarded by `changed`, as the queue and what follows.
@@ -398,7 +419,7 @@ class DaskEngine(Engine):
         self.lost: deque[str] = deque()
         self.abandoned: deque[Any] = deque()
         self.flying: set[_Parcel] = set()
-        self.feeders: list[threading.Thread] = []
+        self.feeders: list[tuple[_Feeder, threading.Thread]] = []
         self.closing = self.terminated = self.ended = False
         self.thread: threading.Thread | None = None
         self._look_at_workers()
@@ -408,7 +429,13 @@ class DaskEngine(Engine):
 
     def start(self, call: AsyncResult[Any]) -> None:
         """Queue a call."""
-        self._enqueue(_Single(call), lambda: _Here().start(call))
+        if self.closing:
+            raise ValueError("Pool not running")
+        self._enqueue(_Single(call, False), lambda: _Here().start(call))
+
+    def start_unit(self, call: AsyncResult[Any]) -> None:
+        """Queue a stream's call: the stream may go on when the pool has been closed."""
+        self._enqueue(_Single(call, True), lambda: _Here().start(call))
 
     def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
         """Queue a map: one task a chunk."""
@@ -447,8 +474,13 @@ class DaskEngine(Engine):
         """Feed a stream by a thread of its own."""
         if wire.in_a_task(self.name):
             _Here().start_stream(stream, timeout)
-        else:
-            super().start_stream(stream, timeout)
+            return
+        feeder = _Feeder(_Streams(self), stream, timeout)
+        thread = threading.Thread(target=feeder.run, name="pydistrib-imap", daemon=True)
+        with self.changed:
+            self.feeders = [pair for pair in self.feeders if pair[1].is_alive()]
+            self.feeders.append((feeder, thread))
+            thread.start()
 
     def abandon(self, result: AsyncResult[Any]) -> None:
         """Take a call or map off the queue, or off the workers."""
@@ -579,12 +611,14 @@ class DaskEngine(Engine):
         with self.changed:
             if sent or self.arrived or self.abandoned or self.lost or self.terminated:
                 return True
-            if self.closing and not (self.queue or self.again or self.flying):
-                self.feeders = [thread for thread in self.feeders if thread.is_alive()]
-                if not self.feeders:
-                    return False
+            if self.closing and not self._is_busy():
+                return False
             self.changed.wait(_LOOK if self.flying or self.closing else None)
         return True
+
+    def _is_busy(self) -> bool:
+        feeds = any(t.is_alive() and not f.waits for f, t in self.feeders)
+        return bool(self.queue or self.again or self.flying) or feeds
 
     def _warn_of_lost_workers(self) -> None:
         while self.lost:
@@ -643,7 +677,7 @@ class DaskEngine(Engine):
 
     def _send(self) -> bool:
         """Fill the workers; True if there may be more to send."""
-        while len(self.flying) < 2 * self.workers:
+        while len(self.flying) < self.workers * (2 if self._may_send_ahead() else 1):
             tasks = self._next_tasks()
             if not tasks:
                 return False
@@ -651,6 +685,13 @@ class DaskEngine(Engine):
             if self.arrived:
                 return True
         return False
+
+    def _may_send_ahead(self) -> bool:
+        """Tell whether what comes next may wait at a worker, beyond recall."""
+        with self.changed:
+            if self.again or self.call_seconds < _PARCEL_SECONDS / 10:
+                return True
+            return bool(self.queue) and self.queue[0].ahead
 
     def _seconds(self, task: _Task) -> float | None:
         """Guess how long a task will take; None if nothing is known."""
@@ -698,16 +739,17 @@ class DaskEngine(Engine):
 
         parcel = _Parcel([])
         try:
-            payload = self._pack(parcel, tasks)
+            payload: Any = self._lend(parcel, tasks)
+            if payload is None:
+                payload = self._pack(parcel, tasks)
             if not parcel.tasks:
                 return
             trouble = self.trouble()
             if trouble is not None:
                 raise trouble
-            if len(payload) > _HEAVY:
+            if parcel.lent is None and len(payload) > _HEAVY:
                 payload = self.scatter(np.frombuffer(payload, np.uint8))
             key = f"{_name_of(tasks[0].func)}-{uuid.uuid4().hex}"
-            parcel.sent = time.monotonic()
             parcel.future = self.client.submit(
                 wire.run_parcel, self.name, payload, *parcel.shared, key=key, pure=False
             )
@@ -722,6 +764,21 @@ class DaskEngine(Engine):
             error = self.trouble() or error
             for task in parcel.tasks:
                 task.end(False, error)
+
+    def _lend(self, parcel: _Parcel, tasks: list[_Task]) -> int | None:
+        """Give tasks as they are to workers of this process, if that is what they are."""
+        if not self.inproc:
+            return None
+        try:
+            calls = [
+                wire.Lent(t.kind, _with_data(t.func), _with_data(t.data), t.timeout)
+                for t in tasks
+            ]
+        except _DaskFuture:
+            return None  # it is Dask that puts data in its place
+        parcel.tasks = tasks
+        parcel.lent = wire.lend(calls)
+        return parcel.lent
 
     def _pack(self, parcel: _Parcel, tasks: list[_Task]) -> bytes:
         """Pickle tasks, those that can be, into a parcel."""
@@ -807,6 +864,8 @@ class DaskEngine(Engine):
         else:
             self._return_to_sender(parcel, value)
         parcel.future = None
+        if parcel.lent is not None:
+            wire.take_back(parcel.lent)
 
     def _open(self, parcel: _Parcel, report: wire.Report) -> None:
         """Settle the tasks of a parcel."""
@@ -820,7 +879,7 @@ class DaskEngine(Engine):
                 continue
             self._learn(task, outcome.seconds)
             try:
-                value = wire.unpack_outcome(outcome, own)
+                value = outcome.data if report.lent else wire.unpack_outcome(outcome, own)
                 success = outcome.status == wire.DONE
             except Exception as error:
                 value, success = error, False
@@ -839,6 +898,7 @@ class DaskEngine(Engine):
     def _learn(self, task: _Task, seconds: float) -> None:
         name = _name_of(task.func)
         each = seconds / max(task.calls, 1)
+        self.call_seconds = each
         known = self.durations.get(name, each)
         self.durations[name] = 0.5 * known + 0.5 * each if each < known else each
 
@@ -886,6 +946,31 @@ class DaskEngine(Engine):
                 task.end(False, _explained(error))
         with self.changed:
             self.again.extendleft(reversed(again))
+
+
+class _DaskFuture(Exception):
+    """There is a Dask future among the arguments."""
+
+
+def _with_data(obj: Any) -> Any:
+    """Put scattered data in its place, in containers of Python's own."""
+    kind = type(obj)
+    if kind is Scattered:
+        return obj.value
+    if kind in (list, tuple):
+        items = [_with_data(item) for item in obj]
+        same = all(a is b for a, b in zip(items, obj, strict=True))
+        return obj if same else kind(items)
+    if kind is dict:
+        values = {key: _with_data(value) for key, value in obj.items()}
+        return obj if all(values[key] is obj[key] for key in obj) else values
+    if kind is functools.partial:
+        args, kwargs = _with_data(obj.args), _with_data(obj.keywords)
+        same = args is obj.args and kwargs is obj.keywords
+        return obj if same else functools.partial(obj.func, *args, **kwargs)
+    if kind.__module__.startswith("distributed."):
+        raise _DaskFuture
+    return obj
 
 
 def _explained(error: BaseException) -> BaseException:
@@ -937,7 +1022,11 @@ def _listen(client: Any, engine: DaskEngine) -> Any:
         return None if before is None else before(event)
 
     client.subscribe_topic("all", handler)
-    return handler, before
+    return handler, None if before is _ignore else before
+
+
+def _ignore(_: Any) -> None:
+    """Stand in for the handler of a pool that has ended: events may still come."""
 
 
 def _unlisten(client: Any, listening: Any) -> None:
@@ -945,8 +1034,8 @@ def _unlisten(client: Any, listening: Any) -> None:
     if client.status != "running" or client._event_handlers.get("all") is not handler:
         return
     if before is None:
+        client._event_handlers["all"] = _ignore
         client.unsubscribe_topic("all")
-        client._event_handlers.pop("all", None)
     else:
         client._event_handlers["all"] = before
 
@@ -1057,8 +1146,9 @@ class DaskPool(PoolBase):
     -----
     - Functions and arguments are pickled; lambdas, closures and what is defined in
       ``__main__``, or in a module that the workers don't have, travel by value.
-    - Calls wait in this process, and few of them, in *parcels*, with Dask: twice as many
-      as the workers have threads.  Short calls share a parcel.
+      Workers that are threads of this process get them as they are.
+    - Calls wait in this process, and few of them, in *parcels*, with Dask: at most twice
+      as many as the workers have threads.  Short calls share a parcel.
     - An array of at least 16 KB that several calls get is sent once to each worker that
       needs it, and is read-only there.  One of less than 1 MB that calls get as an
       argument of their own is known as such from the second of them on.

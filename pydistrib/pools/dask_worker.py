@@ -9,6 +9,9 @@ calls share the price of a task, and arrays travel beside the pickle::
     pack() --> parcel, shared arrays -->  run_parcel() --> a thread runs the calls
     unpack_report() <-- outcomes, buffers <-----------------+
 
+Workers that are threads of this very process get the calls as they are: nothing is
+pickled, and tasks and results are the caller's own objects, as in a `ThreadPool`.
+
 The calls of a parcel run in a thread of their own, while the thread that Dask gave waits:
 it can leave a call behind that is past its time limit or was cancelled, and so gives the
 worker back even if the call never ends.
@@ -21,13 +24,14 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import io
+import itertools
 import pickle
 import platform
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.pool import MaybeEncodingError, RemoteTraceback  # type: ignore[attr-defined]
@@ -64,19 +68,33 @@ class Packed(NamedTuple):
     timeout: float | None
 
 
+class Lent(NamedTuple):
+    """One call of a parcel for a worker in this process."""
+
+    kind: str
+    function: Callable[..., Any]
+    data: Any
+    timeout: float | None
+
+
 class Outcome(NamedTuple):
-    """How a call ended: a pickled value or error, and how many buffers belong to it."""
+    """
+    How a call ended: a pickled value or error, and how many buffers belong to it.
+
+    With a `Lent` call it is the value or error itself.
+    """
 
     status: str
-    data: bytes
+    data: Any
     buffers: int
     seconds: float
 
 
 class Report(NamedTuple):
-    """What a parcel came to."""
+    """What a parcel came to; `lent` tells of what kind its calls were."""
 
     worker: str
+    lent: bool
     cpu_seconds: float
     outcomes: list[Outcome]
     buffers: list[NDArray[np.uint8]]
@@ -207,15 +225,31 @@ def _pack_result(value: object, buffers: list[NDArray[np.uint8]]) -> bytes:
 
 
 def _pack_error(error: BaseException) -> bytes:
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    text = _text_of(error)
     error.__traceback__ = None
     try:
         data = _pack_result((error, text), [])
         pickle.loads(data)
     except Exception as reason:
-        stand_in = MaybeEncodingError(reason, error)
+        stand_in = MaybeEncodingError(_brief(reason), _brief(error))
         data = pickle.dumps((stand_in, text), 5)
     return data
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(type(error), error, error.__traceback__)
+    except Exception:  # its text can't be made
+        lines = [*traceback.format_tb(error.__traceback__), type(error).__qualname__]
+    return "".join(lines)
+
+
+def _brief(error: BaseException) -> str:
+    """Name an error that may not be able to do so itself."""
+    try:
+        return repr(error)
+    except Exception:
+        return f"<{type(error).__qualname__} whose repr() fails>"
 
 
 def unpack_outcome(outcome: Outcome, buffers: list[NDArray[np.uint8]]) -> Any:
@@ -262,7 +296,7 @@ class _Run:
 
     pool: str
     functions: list[bytes]
-    calls: list[Packed]
+    calls: Sequence[Packed | Lent]
     shared: tuple[Any, ...]
     lock: threading.Lock = field(default_factory=threading.Lock)
     done: threading.Event = field(default_factory=threading.Event)
@@ -297,28 +331,27 @@ class _Run:
         self.cpu_seconds = time.thread_time()
         self.done.set()
 
-    def _run_call(self, call: Packed) -> tuple[Outcome, list[NDArray[np.uint8]]]:
+    def _run_call(self, call: Packed | Lent) -> tuple[Outcome, list[NDArray[np.uint8]]]:
         buffers: list[NDArray[np.uint8]] = []
         start = time.perf_counter()
-        status = DONE
+        seconds = 0.0
         try:
-            function = unpack(self.functions[call.function], self.shared)
-            data = unpack(call.data, self.shared)
-            start = time.perf_counter()
-            if call.kind == CALL:
-                args, kwargs = data
-                value = function(*args, **kwargs)
+            if isinstance(call, Lent):
+                function, data = call.function, call.data
             else:
-                value = run_chunk(function, data, call.kind == STARMAP)
+                function = unpack(self.functions[call.function], self.shared)
+                data = unpack(call.data, self.shared)
+            start = time.perf_counter()
+            value = _call(call.kind, function, data)
             seconds = time.perf_counter() - start
-            blob = _encode(value, buffers)
+            result = value if isinstance(call, Lent) else _encode(value, buffers)
         except MissingModule as error:
-            seconds, status = 0.0, UNKNOWN
-            blob = pickle.dumps(error.args)
+            return Outcome(UNKNOWN, pickle.dumps(error.args), 0, 0.0), []
         except BaseException as error:
-            seconds, status = time.perf_counter() - start, FAILED
-            blob = _pack_error(error)
-        return Outcome(status, blob, len(buffers), seconds), buffers
+            seconds = seconds or time.perf_counter() - start
+            failure = error if isinstance(call, Lent) else _pack_error(error)
+            return Outcome(FAILED, failure, 0, seconds), []
+        return Outcome(DONE, result, len(buffers), seconds), buffers
 
     def overdue(self) -> float | None:
         """Give the seconds that the present call may still run; None if it may for ever."""
@@ -337,7 +370,9 @@ class _Run:
                 return False
             self.left = True
             error = TimeoutError(f"the task ran for more than {limit:g} s")
-            self.outcomes.append(Outcome(FAILED, _pack_error(error), 0, limit))
+            lent = isinstance(self.calls[at], Lent)
+            data = error if lent else _pack_error(error)
+            self.outcomes.append(Outcome(FAILED, data, 0, limit))
             return True
 
     def leave(self) -> None:
@@ -346,11 +381,35 @@ class _Run:
             self.left = True
 
 
+def _call(kind: str, function: Any, data: Any) -> Any:
+    if kind == CALL:
+        args, kwargs = data
+        return function(*args, **kwargs)
+    return run_chunk(function, data, kind == STARMAP)
+
+
 def _encode(value: object, buffers: list[NDArray[np.uint8]]) -> bytes:
     try:
         return _pack_result(value, buffers)
     except Exception as error:
         raise MaybeEncodingError(error, value) from None
+
+
+# Parcels for workers in this process, by their numbers.
+_lent: dict[int, list[Lent]] = {}
+_numbers = itertools.count()
+
+
+def lend(calls: list[Lent]) -> int:
+    """Keep the calls of a parcel for a worker in this process; give their number."""
+    number = next(_numbers)
+    _lent[number] = calls
+    return number
+
+
+def take_back(number: int) -> None:
+    """Forget the calls of a parcel, which has been done or is not wanted."""
+    _lent.pop(number, None)
 
 
 def run_parcel(pool: str, payload: Any, *shared: Any) -> Report:
@@ -361,8 +420,8 @@ def run_parcel(pool: str, payload: Any, *shared: Any) -> Report:
     ----------
     pool : str
         Name of the pool.
-    payload : bytes or ndarray of uint8
-        Pickled: a list of functions and a list of `Packed`.
+    payload : bytes or ndarray of uint8, or int
+        Pickled: a list of functions and a list of `Packed`; or what `lend` gave.
     *shared : object
         What travelled aside.
 
@@ -373,7 +432,8 @@ def run_parcel(pool: str, payload: Any, *shared: Any) -> Report:
     """
     from distributed import get_worker
 
-    functions, calls = pickle.loads(payload)
+    lent = isinstance(payload, int)
+    functions, calls = ([], _lent[payload]) if lent else pickle.loads(payload)
     run = _Run(pool, functions, calls, shared)
     worker = get_worker()
     context = contextvars.copy_context()
@@ -389,11 +449,11 @@ def run_parcel(pool: str, payload: Any, *shared: Any) -> Report:
         )
         thread.start()
         _wait(run, thread, worker)
-    return Report(worker.address, run.cpu_seconds, run.outcomes, run.buffers)
+    return Report(worker.address, lent, run.cpu_seconds, run.outcomes, run.buffers)
 
 
 def _wait(run: _Run, thread: threading.Thread, worker: Any) -> None:
-    from distributed.utils import thread_state
+    from distributed.utils import thread_state  # type: ignore[attr-defined]
 
     key = thread_state.key
     while True:
@@ -463,12 +523,13 @@ def _dask_thread() -> Iterator[Callable[[], None]]:
 
     me = threading.current_thread()
     stand_in: list[threading.Thread] = []
-    task_state, pool_state = dict(vars(utils.thread_state)), dict(vars(pool.thread_state))
+    task_states: Any = utils.thread_state  # type: ignore[attr-defined]
+    task_state, pool_state = dict(vars(task_states)), dict(vars(pool.thread_state))
     executor = pool_state.get("executor")
     view = pool_state["executor"] = _Executor(executor, me)
 
     def enter() -> None:
-        vars(utils.thread_state).update(task_state)
+        vars(task_states).update(task_state)
         vars(pool.thread_state).update(pool_state)
         stand_in.append(threading.current_thread())
 

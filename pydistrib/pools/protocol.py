@@ -452,6 +452,7 @@ class _Feeder:
         limit = stream._limit or -(-engine.stream_limit // self.chunk)
         self.room = threading.Semaphore(limit) if limit else None
         self.out: set[AsyncResult[Any]] = set()
+        self.waits = False  # for the consumer to take something
         self.func, self.input = stream._source(self._taken)
         self.stream = weakref.ref(stream, lambda _: self._taken())
 
@@ -488,7 +489,9 @@ class _Feeder:
 
     def _wanted(self) -> bool:
         if self.room is not None:
+            self.waits = True
             self.room.acquire()
+            self.waits = False
         stream = self.stream()
         return stream is not None and not stream._closed
 
