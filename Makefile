@@ -91,11 +91,12 @@ $(BUILD)/%.o: src/%.c $(CORE_HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O2 -g -c $< -o $@
 
-$(BUILD)/test_%: tests/core/test_%.c tests/core/check.h $(CORE_OBJECTS)
+$(BUILD)/test_%: tests/core/test_%.c $(wildcard tests/core/*.h) $(CORE_OBJECTS)
 	$(CC) $(CORE_FLAGS) $(EXTRA) $(SANITIZE_FLAGS) -O1 -g $< $(CORE_OBJECTS) -lm -o $@
 
+# make bench BENCH=--quick, or BENCH='--only metrics memory'
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

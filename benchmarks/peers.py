@@ -72,7 +72,6 @@ def machine() -> dict[str, str]:
     simd = _core.simd_info()
     described = {
         "CPU": f"{_cpu_name()}, {os.cpu_count()} online",
-        "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
         "system": f"{platform.system()} {platform.release()}",
         "Python": platform.python_version(),
         "pydistrib": f"{__version__}, SIMD {simd['active']}",
@@ -91,6 +90,33 @@ def machine() -> dict[str, str]:
     if ABSENT:
         described["absent"] = ", ".join(ABSENT)
     return described
+
+
+class Others:
+    """How much of the machine other processes took meanwhile; timings tell so little."""
+
+    def __init__(self) -> None:
+        self._busy, self._all = _jiffies()
+        self._own = sum(os.times()[:4])
+
+    def share(self) -> str:
+        """Their share of the CPU time of all CPUs, in words."""
+        busy, total = _jiffies()
+        if total <= self._all:
+            return "unknown"
+        own = (sum(os.times()[:4]) - self._own) * os.sysconf("SC_CLK_TCK")
+        share = max(busy - self._busy - own, 0) / (total - self._all)
+        return f"{share:.0%} of the CPU time went to other processes"
+
+
+def _jiffies() -> tuple[int, int]:
+    """Clock ticks of all CPUs that were busy, and all; zeros where that is not known."""
+    try:
+        with open("/proc/stat") as lines:
+            ticks = [int(word) for word in lines.readline().split()[1:9]]
+    except OSError:
+        return 0, 0
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # but for idle and iowait
 
 
 def _cpu_name() -> str:

@@ -5,6 +5,9 @@ Each subject is a module bench_NAME.py with a function rows(settings).  Peers an
 in one process, in turns (timing.py), with the same number of threads.  The report is
 printed, and written to benchmarks/results/.
 
+A peer that is not installed is named as absent; PyTorch is no part of the extra `bench`,
+since it is large: ``pip install torch`` beside it.
+
 Two variables that force OpenBLAS to the kernels of another CPU are taken away first, so
 that the peers which use it run at their best.
 """
@@ -51,11 +54,12 @@ def main() -> None:
     peers.set_threads(threads)
     pydistrib.set_num_threads(threads)
     machine = peers.machine() | {"threads": str(threads)}
+    others = peers.Others()
     rows: list[Row] = []
     for name in options.only:
         print(f"{name} ...", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"bench_{name}").rows(settings)
-    machine["load after"] = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    machine["meanwhile"] = others.share()
     print(report.write(options.results, machine, rows), end="")
 
 

@@ -4,7 +4,7 @@ Threads, processes and pairwise kernels at C speed: change the import, keep the 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
 `pools` (threads, a Dask cluster), `threads` (one thread, locks,
 counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
-no thread, and imports NumPy and, where it is installed, threadpoolctl.
+no thread and imports nothing but NumPy.
 """
 
 from pydistrib import _threadpoolctl
@@ -84,5 +84,5 @@ __all__ = [
 ]
 
 obey_environment()
-_threadpoolctl.register_if_installed()
+_threadpoolctl.register_when_imported()
 del obey_environment

@@ -171,6 +171,7 @@ def _set_pool_hooks(
     cancelled_error: type[BaseException],
     awaiter: Callable[[AsyncResult[Any]], Generator[Any, None, Any]],
     anext: Callable[[ResultIterator[Any]], Coroutine[Any, Any, Any]],
+    report: Callable[[BaseException], object],
     /,
 ) -> None: ...
 def call_pairs(

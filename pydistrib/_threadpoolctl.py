@@ -1,20 +1,26 @@
 """
 pydistrib as a library that `threadpoolctl` knows: `threadpool_limits` limits it too.
 
-Registered when pydistrib is imported, where threadpoolctl is installed.
+Importing pydistrib must not import threadpoolctl, and users import the two in either
+order.  So where threadpoolctl is not there yet, its import is watched for.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
 
 from pydistrib import _config
 
+NAME = "threadpoolctl"
 
-def register_if_installed() -> None:
-    """Make threadpoolctl know pydistrib, if there is a threadpoolctl that can."""
-    if importlib.util.find_spec("threadpoolctl") is None:
-        return
+
+def register() -> None:
+    """Make threadpoolctl, which is imported, know pydistrib."""
     import threadpoolctl
 
     if not hasattr(threadpoolctl, "register"):
@@ -45,3 +51,44 @@ def register_if_installed() -> None:
             """Add nothing: there is one kind of thread."""
 
     threadpoolctl.register(PydistribController)
+
+
+class _Loader:
+    """The loader of threadpoolctl, which registers when it is through."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        module: ModuleType | None = self.loader.create_module(spec)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        spec = module.__spec__
+        if spec is not None:
+            spec.loader = module.__loader__ = self.loader
+        self.loader.exec_module(module)
+        register()
+
+
+class _Finder:
+    """Finds threadpoolctl as the others do, once, and wraps its loader."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != NAME:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+        return spec
+
+
+def register_when_imported() -> None:
+    """Register now, or as soon as somebody imports threadpoolctl."""
+    if NAME in sys.modules:
+        register()
+    else:
+        sys.meta_path.insert(0, _Finder())

@@ -206,14 +206,15 @@ def test_python_objects_do_not_pile_up():
     try:
         held = []
         for _ in range(4):
-            for _ in range(150):
+            for _ in range(400):
                 exercise()
             gc.collect()
             held.append(tracemalloc.get_traced_memory()[0])
     finally:
         tracemalloc.stop()
-    # What Python and NumPy keep for re-use grows now and then, a leak every time.
-    assert min(np.diff(held)) < 3_000
+    # What Python and NumPy keep for re-use grows now and then, up to some 30 KB; a leak
+    # of the smallest object grows by this much every time.
+    assert min(np.diff(held)) < 400 * 30
 
 
 @linux

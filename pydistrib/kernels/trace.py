@@ -20,6 +20,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -30,7 +31,13 @@ from pydistrib.kernels.arrays import as_native
 from pydistrib.kernels.tracing import bounds
 from pydistrib.kernels.tracing.describe import describe
 from pydistrib.kernels.tracing.graph import Graph
-from pydistrib.kernels.tracing.kinds import FLOAT_KINDS, KINDS, MAX_EXACT, Kind
+from pydistrib.kernels.tracing.kinds import (
+    FLOAT_KINDS,
+    KINDS,
+    MAX_EXACT,
+    Kind,
+    dtype_kind,
+)
 from pydistrib.kernels.tracing.program import Program, compile_program, reachable
 from pydistrib.kernels.tracing.refusal import (
     NotTraceable,
@@ -130,9 +137,6 @@ def _compile(
     doubt: bounds.Bound,
 ) -> Traced:
     program = compile_program(graph, value, doubt)
-    bound = None if doubt is None else compile_program(graph, doubt, None)
-    with np.errstate(all="ignore"):
-        _verify(program, function, x, y, bound)
     native = as_native(x, y)
     if (
         x.ndim == 1
@@ -143,7 +147,10 @@ def _compile(
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
         producer = _core.expr_producer(program.words, program.functions, *native)
-    return Traced(producer, program, graph, value)
+    traced = Traced(producer, program, graph, value)
+    with np.errstate(all="ignore"):
+        _verify(traced, function, (x, y), native)
+    return traced
 
 
 def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
@@ -160,7 +167,7 @@ def _check_points(x: NDArray[Any], y: NDArray[Any]) -> bool:
     for points in (x, y):
         if points.size == 0:
             refuse("there are no pairs or no features")
-        if points.dtype.name not in KINDS or not points.dtype.isnative:
+        if dtype_kind(points.dtype) not in KINDS or not points.dtype.isnative:
             refuse(f"points of {points.dtype} are not known to the tracer")
         if not points.flags.aligned:
             refuse("the points are not aligned in memory")
@@ -225,7 +232,7 @@ def _trace_twice(
 
 
 def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:
-    name = points.dtype.name
+    name = dtype_kind(points.dtype)
     interval = None
     if name not in FLOAT_KINDS:
         interval = int(points.min()), int(points.max())
@@ -320,26 +327,26 @@ def _join(g: Graph, ways: list[_Way], depth: int) -> tuple[int, bounds.Bound]:
 
 
 def _verify(
-    program: Program,
+    traced: Traced,
     function: Callable[[Any, Any], Any],
-    x: NDArray[Any],
-    y: NDArray[Any],
-    doubts: Program | None,
+    points: tuple[NDArray[Any], NDArray[Any]],
+    native: tuple[NDArray[Any], NDArray[Any]],
 ) -> None:
-    """Compare with the function on a sample; `doubts` computes the bounds of errors."""
-    rows, cols = _sample(x), _sample(y)
-    points, others = x[rows], y[cols]
-    i, j = (index.ravel() for index in np.indices((len(rows), len(cols))))
+    """Compare with the function on a sample of the points, native and as they are given."""
+    rows, cols = _sample(points[0]), _sample(points[1])
+    i, j = _all_pairs(len(rows), len(cols))
     try:
-        expected = _core.call_pairs(function, points, others, i, j)
+        expected = _core.call_pairs(function, points[0][rows], points[1][cols], i, j)
     except Exception as error:
         refuse(f"it raises {type(error).__name__} for a pair of the sample")
-    native = as_native(points, others)
-    values = _run(program, *native)
+    sample = native[0][rows], native[1][cols]
+    values = _run(traced.program, *sample)
     right = (values == expected) & (np.signbit(values) == np.signbit(expected))
+    if right.all():
+        return
     right |= np.isnan(values) & np.isnan(expected)
-    if doubts is not None:
-        allowed = _run(doubts, *native)
+    if traced.program.has_doubt():
+        allowed = _run(traced.program.of_doubt(), *sample)
         right |= (np.abs(values - expected) <= allowed) | ~np.isfinite(allowed)
     if not right.all():
         worst = int(np.argmin(right))
@@ -347,6 +354,12 @@ def _verify(
             f"traced, it gives {float(values[worst])!r} for the pair "
             f"({rows[i[worst]]}, {cols[j[worst]]}), and called {float(expected[worst])!r}"
         )
+
+
+@cache
+def _all_pairs(rows: int, cols: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Give the indices of all pairs of a sample, in the order of the loop."""
+    return np.repeat(np.arange(rows), cols), np.tile(np.arange(cols), rows)
 
 
 def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
@@ -358,18 +371,15 @@ def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float
 
 
 def _sample(points: NDArray[Any]) -> list[int]:
-    """Choose some points: the ends, the extremes, what is not finite, some between."""
+    """Choose some points: the ends, the extremes, a NaN if there is one, some between."""
     n = len(points)
     if n <= _SAMPLE_ROWS:
         return list(range(n))
     searched = points[:_SEARCHED] if points.ndim == 1 else points[:_SEARCHED, 0]
+    # A NaN counts as the least and as the largest.
     chosen = {0, n - 1, int(searched.argmin()), int(searched.argmax())}
-    unusual = np.flatnonzero(~np.isfinite(searched))
-    chosen.update(unusual[:1].tolist())
-    step = n / _SAMPLE_ROWS
-    spread = (int(step * (k + 0.5)) for k in range(_SAMPLE_ROWS))
-    for k in spread:
+    for k in range(_SAMPLE_ROWS):
         if len(chosen) == _SAMPLE_ROWS:
             break
-        chosen.add(k)
+        chosen.add((2 * k + 1) * n // (2 * _SAMPLE_ROWS))
     return sorted(chosen)

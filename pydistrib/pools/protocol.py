@@ -118,7 +118,17 @@ async def _anext(iterator: ResultIterator[R]) -> R:
         raise StopAsyncIteration from None
 
 
-_core._set_pool_hooks(TimeoutError, concurrent.futures.CancelledError, _await, _anext)
+def _report(error: BaseException) -> None:
+    """Tell of an error in a callback as the standard library's threads do."""
+    thread = threading.current_thread()
+    threading.excepthook(
+        threading.ExceptHookArgs((type(error), error, error.__traceback__, thread))
+    )
+
+
+_core._set_pool_hooks(
+    TimeoutError, concurrent.futures.CancelledError, _await, _anext, _report
+)
 
 
 # --------------------------------------------------------------------------------------
@@ -214,7 +224,7 @@ def _bar_type() -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or pip install 'pydistrib[progress]'"
+            "progress=True needs tqdm: pip install tqdm, or 'pydistrib[progress]'"
         ) from None
     return tqdm
 
@@ -290,7 +300,7 @@ class WorkerStats:
     """
     What one worker of a pool has done; times in seconds.
 
-    Attributes
+    Parameters
     ----------
     name : str
         Of its thread or process.
@@ -323,7 +333,7 @@ class PoolStats:
     """
     What a pool has done so far.
 
-    Attributes
+    Parameters
     ----------
     tasks : int
         Tasks that have been run.
@@ -393,7 +403,7 @@ class Engine(abc.ABC):
         """Stop what can be stopped: nobody waits for `result` any more."""
 
     def default_chunk(self, count: int) -> int:
-        """How many of a map's `count` items make a task: the standard library's rule."""
+        """Say how many of `count` items make a task: the standard library's rule."""
         return max(1, -(-count // (4 * self.workers)))
 
     def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
@@ -545,12 +555,52 @@ class Future(concurrent.futures.Future[R]):
             self._call._help()
 
     def result(self, timeout: float | None = None) -> R:
-        """Return the result, as `concurrent.futures.Future.result`."""
+        """
+        Return the result, as `concurrent.futures.Future.result`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        object
+            What the call returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not come in time.
+        CancelledError
+            If the Future was cancelled.
+        Exception
+            What the call raised.
+        """
         self._help(timeout)
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return the exception, as `concurrent.futures.Future.exception`."""
+        """
+        Return the exception, as `concurrent.futures.Future.exception`.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds to wait; by default for ever.
+
+        Returns
+        -------
+        BaseException or None
+            What the call raised, or None if it returned.
+
+        Raises
+        ------
+        TimeoutError
+            If it has not ended in time.
+        CancelledError
+            If the Future was cancelled.
+        """
         self._help(timeout)
         return super().exception(timeout)
 
@@ -788,7 +838,7 @@ class PoolBase:
             Called with the result or with the exception, before the result is ready,
             in a worker; one at a time for the whole pool, so they should be quick and
             not wait for other results of the pool that have callbacks.  What they raise
-            is reported by `sys.unraisablehook`.
+            goes to `threading.excepthook`.
         timeout : float, optional
             Seconds that it may run; then the result is `TimeoutError`, which is also
             raised in the task as soon as it runs Python code.

@@ -365,7 +365,28 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
     def submit(
         self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs
     ) -> concurrent.futures.Future[R]:
-        """Start ``fn(*args, **kwargs)`` and return its Future."""
+        """
+        Start ``fn(*args, **kwargs)`` and return its Future.
+
+        Parameters
+        ----------
+        fn : callable
+            What to call.
+        *args, **kwargs
+            Its arguments.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            Gets the result or the exception.
+
+        Raises
+        ------
+        RuntimeError
+            If the executor, or the interpreter, was shut down.
+        TypeError
+            If `fn` is not callable.
+        """
         if self._shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if _exiting:
@@ -373,7 +394,16 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         return submit_to(self._engine, fn, args, kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more calls, as `concurrent.futures.Executor.shutdown`."""
+        """
+        Take no more calls, as `concurrent.futures.Executor.shutdown`.
+
+        Parameters
+        ----------
+        wait : bool, optional
+            Whether to wait until all calls have ended.
+        cancel_futures : bool, optional
+            Whether to cancel those that have not begun.
+        """
         self._shutdown = True
         if cancel_futures:
             self._engine.terminate()
@@ -460,8 +490,8 @@ class ThreadPool(PoolBase):
     - Everything that a task raises is its result, SystemExit and KeyboardInterrupt too.
     - What `terminate` cancels raises `concurrent.futures.CancelledError` rather than
       keep its waiters for ever.
-    - Callbacks run in the worker that has the result; what they raise is reported, and
-      the pool goes on.
+    - Callbacks run in the worker that has the result; what they raise goes to
+      `threading.excepthook`, and the pool goes on.
     - A time limit gives the result at once.  The task itself is stopped as soon as it
       runs Python code; until then it has a thread that no longer counts.
 

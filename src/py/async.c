@@ -150,6 +150,20 @@ pd_parse_timeout(PyObject *object, int64_t *timeout_ns)
     return 0;
 }
 
+void
+pd_report(PyObject *module)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *error = pd_take_exception();
+    PyObject *none =
+        state->report == NULL ? NULL : PyObject_CallOneArg(state->report, error);
+    if (none == NULL) {
+        PyErr_Clear();  // the hook that tells of errors has one itself
+    }
+    Py_XDECREF(none);
+    Py_DECREF(error);
+}
+
 static PyObject *
 module_of(PyObject *self)
 {
@@ -196,13 +210,13 @@ claim_outcome(async *self)
 
 // Calls what stands in the list; what it raises is reported, not lost.
 static void
-call_listeners(PyObject *listeners)
+call_listeners(async *self, PyObject *listeners)
 {
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(listeners); i++) {
-        PyObject *listener = Py_NewRef(PyList_GET_ITEM(listeners, i));
+        PyObject *listener = PySequence_ITEM(listeners, i);
         PyObject *none = PyObject_CallNoArgs(listener);
         if (none == NULL) {
-            PyErr_WriteUnraisable(listener);
+            pd_report(module_of((PyObject *)self));
         }
         Py_XDECREF(none);
         Py_DECREF(listener);
@@ -220,7 +234,7 @@ mirror_to_future(async *self)
                                                               name, self->value);
     Py_XDECREF(name);
     if (none == NULL) {
-        PyErr_WriteUnraisable(self->extras->future);
+        pd_report(module_of((PyObject *)self));
     }
     Py_XDECREF(none);
     Py_CLEAR(self->extras->future);  // which refers to this result
@@ -247,7 +261,7 @@ finish(async *self)
         mirror_to_future(self);
     }
     if (listeners != NULL) {
-        call_listeners(listeners);
+        call_listeners(self, listeners);
         Py_DECREF(listeners);
     }
     Py_XDECREF(queue);
@@ -260,7 +274,7 @@ call_callback(async *self)
         self->failed ? self->extras->error_callback : self->extras->callback;
     PyObject *none = PyObject_CallOneArg(callback, self->value);
     if (none == NULL) {
-        PyErr_WriteUnraisable(callback);
+        pd_report(module_of((PyObject *)self));
     }
     Py_XDECREF(none);
     Py_CLEAR(self->extras->callback);
@@ -387,7 +401,7 @@ end_future(async *self, bool cancel)
         Py_CLEAR(self->extras->future);
     }
     if (done == NULL) {
-        PyErr_WriteUnraisable(future);
+        pd_report(module_of((PyObject *)self));
     }
     Py_XDECREF(done);
 }
@@ -721,9 +735,24 @@ timeout_argument(const char *method,
 
 PyDoc_STRVAR(get_doc,
              "get($self, /, timeout=None)\n--\n\n"
-             "Return the result when it arrives, or raise what the task raised.\n\n"
-             "Raises `TimeoutError` (the one of multiprocessing) if it has not arrived "
-             "after\n`timeout` seconds.  Can be called any number of times.");
+             "Return the result when it arrives, or raise what the task raised.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "timeout : float, optional\n"
+             "    Seconds to wait; by default for ever.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "object\n"
+             "    What the task returned; the same at every call.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "TimeoutError\n"
+             "    If it has not arrived in time: multiprocessing's.\n"
+             "Exception\n"
+             "    What the task raised.\n");
 
 static PyObject *
 async_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -751,7 +780,12 @@ async_get(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnam
 
 PyDoc_STRVAR(wait_doc,
              "wait($self, /, timeout=None)\n--\n\n"
-             "Wait until the result is there or `timeout` seconds have passed.");
+             "Wait until the result is there.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "timeout : float, optional\n"
+             "    Seconds to wait at most; by default for ever.\n");
 
 static PyObject *
 async_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
@@ -765,7 +799,14 @@ async_wait(PyObject *op, PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(ready_doc, "ready($self, /)\n--\n\nTell whether the result is there.");
+PyDoc_STRVAR(ready_doc,
+             "ready($self, /)\n--\n\n"
+             "Tell whether the result is there.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "bool\n"
+             "    True if `get` would not wait.\n");
 
 static PyObject *
 async_ready(PyObject *op, PyObject *Py_UNUSED(unused))
@@ -775,8 +816,17 @@ async_ready(PyObject *op, PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(successful_doc,
              "successful($self, /)\n--\n\n"
-             "Tell whether the task ended without an exception.\n\n"
-             "Raises ValueError if it has not ended.");
+             "Tell whether the task ended without an exception.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "bool\n"
+             "    True if `get` would not raise.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "ValueError\n"
+             "    If the task has not ended.\n");
 
 static PyObject *
 async_successful(PyObject *op, PyObject *Py_UNUSED(unused))
@@ -790,8 +840,14 @@ async_successful(PyObject *op, PyObject *Py_UNUSED(unused))
 
 PyDoc_STRVAR(cancel_doc,
              "cancel($self, /)\n--\n\n"
-             "Take back a task that has not begun; True if it will not run.\n\n"
-             "Its `get` then raises `concurrent.futures.CancelledError`.");
+             "Take back a task that has not begun.\n"
+             "\n"
+             "Its `get` then raises `concurrent.futures.CancelledError`.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "bool\n"
+             "    True if the task will not run, False if it has begun or ended.\n");
 
 static PyObject *
 async_cancel(PyObject *op, PyObject *Py_UNUSED(unused))
@@ -933,19 +989,20 @@ async_await(PyObject *op)
     return PyObject_CallOneArg(state->awaiter, op);
 }
 
-PyDoc_STRVAR(set_hooks_doc,
-             "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
-             "/)\n--\n\n"
-             "What results raise, what `await result` iterates over, and what "
-             "`anext(iterator)`\nawaits.");
+PyDoc_STRVAR(
+    set_hooks_doc,
+    "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
+    "/)\n--\n\n"
+    "What results raise, what `await result` iterates over, what "
+    "`anext(iterator)`\nawaits, and what is told of errors that nobody else gets.");
 
 static PyObject *
 set_hooks(PyObject *module, PyObject *args)
 {
     pd_module_state *state = PyModule_GetState(module);
-    PyObject *timeout_error, *cancelled_error, *awaiter, *anext;
-    if (!PyArg_ParseTuple(args, "OOOO:_set_pool_hooks", &timeout_error,
-                          &cancelled_error, &awaiter, &anext))
+    PyObject *timeout_error, *cancelled_error, *awaiter, *anext, *report;
+    if (!PyArg_ParseTuple(args, "OOOOO:_set_pool_hooks", &timeout_error,
+                          &cancelled_error, &awaiter, &anext, &report))
     {
         return NULL;
     }
@@ -953,6 +1010,7 @@ set_hooks(PyObject *module, PyObject *args)
     Py_XSETREF(state->cancelled_error, Py_NewRef(cancelled_error));
     Py_XSETREF(state->awaiter, Py_NewRef(awaiter));
     Py_XSETREF(state->anext, Py_NewRef(anext));
+    Py_XSETREF(state->report, Py_NewRef(report));
     Py_RETURN_NONE;
 }
 
@@ -1204,10 +1262,29 @@ static PyMemberDef async_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(
-    async_doc,
-    "The result of a task that a pool runs: `multiprocessing.pool.AsyncResult`."
-    "\n\nCan be awaited in asyncio.");
+PyDoc_STRVAR(async_doc,
+             "AsyncResult(function, args, kwargs, callback, error_callback, lane, "
+             "future, timeout, /)\n--\n\n"
+             "The result of a task that a pool runs: multiprocessing's AsyncResult.\n"
+             "\n"
+             "Pools make them.  It can be awaited in asyncio.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "function : callable\n"
+             "    What the task calls.\n"
+             "args : sequence, optional\n"
+             "    Its positional arguments.\n"
+             "kwargs : mapping, optional\n"
+             "    Its keyword arguments.\n"
+             "callback, error_callback : callable, optional\n"
+             "    Called with the result or the exception, before `get` returns.\n"
+             "lane : CallbackLane, optional\n"
+             "    Callbacks of one lane run one at a time.\n"
+             "future : concurrent.futures.Future, optional\n"
+             "    Gets the outcome too.\n"
+             "timeout : float, optional\n"
+             "    Seconds that the task may run.\n");
 
 static PyType_Slot async_slots[] = {
     {Py_tp_doc,      (void *)async_doc},
@@ -1349,7 +1426,7 @@ map_part(PyObject *op, PyObject *args)
     }
     // Settled from outside (terminated): the list is the waiters'.
     for (Py_ssize_t i = 0; success && i < count && self->results != NULL; i++) {
-        if (store(self, start + i, Py_NewRef(PyList_GET_ITEM(values, i))) < 0) {
+        if (store(self, start + i, PySequence_ITEM(values, i)) < 0) {
             keep_first_error(self, pd_take_exception());
             break;
         }
@@ -1388,7 +1465,27 @@ static PyMemberDef map_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(map_doc, "The result of `map_async`: a list in the order of the items.");
+PyDoc_STRVAR(map_doc,
+             "MapResult(function, items, chunk, star, out, callback, error_callback, "
+             "lane, /)\n--\n\n"
+             "The result of `map_async`: a list in the order of the items.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "function : callable\n"
+             "    Called for each item.\n"
+             "items : tuple or ndarray\n"
+             "    The items.\n"
+             "chunk : int\n"
+             "    How many of them a worker takes at a time.\n"
+             "star : bool\n"
+             "    Whether an item holds several arguments.\n"
+             "out : ndarray, optional\n"
+             "    Gets the results instead of a list.\n"
+             "callback, error_callback : callable, optional\n"
+             "    Called with the list or the first exception, before `get` returns.\n"
+             "lane : CallbackLane, optional\n"
+             "    Callbacks of one lane run one at a time.\n");
 
 static PyType_Slot map_slots[] = {
     {Py_tp_doc,      (void *)map_doc},

@@ -31,6 +31,7 @@ typedef struct pd_module_state {
     PyObject *cancelled_error;
     PyObject *awaiter;
     PyObject *anext;
+    PyObject *report;
     PyObject *main_thread;  // threading.main_thread
 } pd_module_state;
 

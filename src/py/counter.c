@@ -74,7 +74,22 @@ add(counter *self, int64_t n, int64_t *after)
 
 PyDoc_STRVAR(add_doc,
              "add($self, n=1, /)\n--\n\n"
-             "Add `n` and return the new value, as one step.");
+             "Add to the value, as one step.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "n : int, optional\n"
+             "    What to add.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "int\n"
+             "    The new value.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "OverflowError\n"
+             "    If that has more than 64 bits; the value is what it was.\n");
 
 static PyObject *
 counter_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
@@ -94,7 +109,17 @@ counter_add(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
 
 PyDoc_STRVAR(exchange_doc,
              "exchange($self, value, /)\n--\n\n"
-             "Set the value and return the one before, as one step.");
+             "Set the value, as one step.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "value : int\n"
+             "    The new value.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "int\n"
+             "    The value before.\n");
 
 static PyObject *
 counter_exchange(PyObject *op, PyObject *object)
@@ -108,7 +133,19 @@ counter_exchange(PyObject *op, PyObject *object)
 
 PyDoc_STRVAR(compare_and_set_doc,
              "compare_and_set($self, expected, value, /)\n--\n\n"
-             "Set the value if it is `expected`, as one step; tell whether it was.");
+             "Set the value if it is the expected one, as one step.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "expected : int\n"
+             "    What the value has to be.\n"
+             "value : int\n"
+             "    The new value.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "bool\n"
+             "    True if the value was the expected one, and was set.\n");
 
 static PyObject *
 counter_compare_and_set(PyObject *op, PyObject *const *args, Py_ssize_t nargs)

@@ -80,6 +80,7 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->cancelled_error);
     Py_VISIT(state->awaiter);
     Py_VISIT(state->anext);
+    Py_VISIT(state->report);
     Py_VISIT(state->main_thread);
     return 0;
 }
@@ -99,6 +100,7 @@ core_clear(PyObject *module)
     Py_CLEAR(state->cancelled_error);
     Py_CLEAR(state->awaiter);
     Py_CLEAR(state->anext);
+    Py_CLEAR(state->report);
     Py_CLEAR(state->main_thread);
     return 0;
 }

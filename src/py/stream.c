@@ -131,7 +131,7 @@ tell(stream *self)
     if (listener != NULL) {
         PyObject *none = PyObject_CallNoArgs(listener);
         if (none == NULL) {
-            PyErr_WriteUnraisable(listener);
+            pd_report(module_of((PyObject *)self));
         }
         Py_XDECREF(none);
         Py_DECREF(listener);
@@ -216,13 +216,12 @@ run_unit(stream *self, PyObject *function, PyObject *unit)
     }
     // The list is this thread's alone: results take the places of the items.
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(unit); i++) {
-        PyObject *result = pd_call_item(function, PyList_GET_ITEM(unit, i), self->star);
-        if (result == NULL) {
+        PyObject *item = PySequence_ITEM(unit, i);
+        PyObject *result = pd_call_item(function, item, self->star);
+        Py_DECREF(item);
+        if (result == NULL || PyList_SetItem(unit, i, result) < 0) {
             return NULL;
         }
-        PyObject *item = PyList_GET_ITEM(unit, i);
-        PyList_SET_ITEM(unit, i, result);
-        Py_DECREF(item);
     }
     return Py_NewRef(unit);
 }
@@ -422,7 +421,7 @@ next_of_chunk(stream *self)
     PyObject *result = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
     if (self->unit != NULL) {
-        result = Py_NewRef(PyList_GET_ITEM(self->unit, self->unit_next++));
+        result = PySequence_ITEM(self->unit, self->unit_next++);
         if (self->unit_next == PyList_GET_SIZE(self->unit)) {
             Py_CLEAR(self->unit);
         }
@@ -521,9 +520,26 @@ stream_iternext(PyObject *op)
 
 PyDoc_STRVAR(next_doc,
              "next($self, /, timeout=None)\n--\n\n"
-             "Return the next result, or raise what its task raised.\n\n"
-             "Raises `TimeoutError` (the one of multiprocessing) if it has not arrived "
-             "after\n`timeout` seconds, and StopIteration at the end.");
+             "Return the next result, or raise what its task raised.\n"
+             "\n"
+             "Parameters\n"
+             "----------\n"
+             "timeout : float, optional\n"
+             "    Seconds to wait; by default for ever.\n"
+             "\n"
+             "Returns\n"
+             "-------\n"
+             "object\n"
+             "    What the task returned.\n"
+             "\n"
+             "Raises\n"
+             "------\n"
+             "TimeoutError\n"
+             "    If it has not arrived in time: multiprocessing's.\n"
+             "StopIteration\n"
+             "    At the end.\n"
+             "Exception\n"
+             "    What the task raised; the next result can be taken after that.\n");
 
 static PyObject *
 stream_next(PyObject *op, PyObject *args, PyObject *kwargs)
@@ -545,8 +561,9 @@ stream_next(PyObject *op, PyObject *args, PyObject *kwargs)
 
 PyDoc_STRVAR(close_doc,
              "close($self, /)\n--\n\n"
-             "Take no more of the input and forget results that were not consumed.\n\n"
-             "Tasks that run go on; those that have not begun won't.");
+             "Take no more of the input and forget results that were not consumed.\n"
+             "\n"
+             "Tasks that run go on; those that have not begun won't.\n");
 
 static PyObject *
 stream_close(PyObject *op, PyObject *Py_UNUSED(unused))
@@ -834,9 +851,28 @@ static PyMemberDef stream_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(stream_doc,
-             "The results of `imap` or `imap_unordered`, as they come.\n\n"
-             "Works with `for` and `async for`; `close` cancels the rest.");
+PyDoc_STRVAR(
+    stream_doc,
+    "ResultIterator(function, iterable, chunk, star, ordered, limit, /)\n--\n\n"
+    "The results of `imap` or `imap_unordered`, as they come.\n"
+    "\n"
+    "Pools make them.  Works with ``for`` and ``async for``; `close` cancels the "
+    "rest.\n"
+    "\n"
+    "Parameters\n"
+    "----------\n"
+    "function : callable\n"
+    "    Called for each item.\n"
+    "iterable : iterable\n"
+    "    The items.\n"
+    "chunk : int\n"
+    "    How many of them make a task.\n"
+    "star : bool\n"
+    "    Whether an item holds several arguments.\n"
+    "ordered : bool\n"
+    "    Whether results come in the order of the items.\n"
+    "limit : int\n"
+    "    How many tasks may be out, or 0 for any number.\n");
 
 static PyType_Slot stream_slots[] = {
     {Py_tp_doc,      (void *)stream_doc},

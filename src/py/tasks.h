@@ -96,6 +96,9 @@ int pd_parse_timeout(PyObject *object, int64_t *timeout_ns);
 // The present exception, normalised and with its traceback; the indicator is cleared.
 PyObject *pd_take_exception(void);
 
+// Tells the user of the present exception, which has nobody else to go to.
+void pd_report(PyObject *module);
+
 // Raises `exception` as `raise exception` does.
 void pd_raise_object(PyObject *exception);
 

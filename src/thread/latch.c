@@ -36,6 +36,7 @@ typedef struct bucket {
 
 static bucket buckets[BUCKETS];
 static int64_t spin_ns;  // written once, before the first wait
+static pd_spin spin_history;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void
@@ -95,15 +96,15 @@ announce(pd_latch *latch)
 static bool
 spin(const pd_latch *latch, int64_t until_ns)
 {
+    bool set = false;
     do {
-        for (int i = 0; i < 64; i++) {
-            if (pd_latch_is_set(latch)) {
-                return true;
-            }
+        for (int i = 0; i < 64 && !set; i++) {
             pd_spin_pause();
+            set = pd_latch_is_set(latch);
         }
-    } while (pd_now_ns() < until_ns);
-    return false;
+    } while (!set && pd_now_ns() < until_ns);
+    pd_spin_ended(&spin_history, set);
+    return set;
 }
 
 pd_status
@@ -119,7 +120,7 @@ pd_latch_wait(pd_latch *latch, int64_t timeout_ns)
     int64_t now_ns = pd_now_ns();
     int64_t until_ns =
         timeout_ns > PD_FOREVER - now_ns ? PD_FOREVER : now_ns + timeout_ns;
-    if (spin_ns > 0 && spin(latch, now_ns + spin_ns)) {
+    if (spin_ns > 0 && pd_spin_pays(&spin_history) && spin(latch, now_ns + spin_ns)) {
         return PD_OK;
     }
     bucket *b = bucket_of(latch);

@@ -23,10 +23,11 @@
 //   I1  Every field said to be guarded changes only with the mutex held.
 //   I2  The mutex is a leaf: no hook is called with it held.  attach() may block for
 //       ever, so nothing is owed to anybody while a thread is in it but its standby
-//       count, which pd_tasks_after_fork() and the end of the process make moot.
-//   I3  standby counts the threads that were called, spawned or have stopped spinning,
-//       and have not yet looked at the list.  If the list is not empty then standby > 0,
-//       or a thread spins, or all `max_workers` are running tasks and will look.
+//       count, which a fork and the end of the process make moot.
+//   I3  standby counts the threads that were called or spawned, or found something to do
+//       when they were about to park, and have not looked at the list since.  idling
+//       counts those that will look before they park.  If the list is not empty then
+//       standby + idling > 0, or all `max_workers` are running tasks and will look.
 //   I4  A worker's seat is counted in `workers` from before spawn() until it leaves.
 //
 // Fork: every queue is on a list; all mutexes are taken around fork(), and the child's
@@ -64,6 +65,8 @@ struct pd_tasks {
     unsigned workers;  // guarded by mutex
     unsigned standby;  // guarded by mutex
     unsigned running;  // threads inside run(); guarded by mutex
+    unsigned idling;   // threads that will look at the list; guarded by mutex
+    unsigned useful;   // threads that ran tasks at a time of late; guarded by mutex
     unsigned holds;    // guarded by mutex
     bool closed;       // guarded by mutex
     bool draining;     // holds don't count any more; guarded by mutex
@@ -76,6 +79,7 @@ struct pd_tasks {
     _Alignas(64) _Atomic size_t length;
     _Atomic bool ending;    // closed, for the spinning thread
     _Atomic bool spinning;  // a thread spins; set and cleared by it
+    pd_spin spin;           // whether it has been worth it
     _Atomic int waiting;    // waiters that are detached
     _Atomic int attached;   // threads of the queue that hold or want attach()
 };
@@ -115,6 +119,7 @@ after_fork_in_child(void)
         q->workers = 0;
         q->standby = 0;
         q->running = 0;
+        q->idling = 0;
         atomic_store(&q->spinning, false);
         atomic_store(&q->waiting, 0);
         atomic_store(&q->attached, 0);
@@ -131,6 +136,16 @@ install_fork_handlers(void)
 // ------------------------------------------------------------------------------
 // Life
 // ------------------------------------------------------------------------------
+
+static pthread_once_t spin_once = PTHREAD_ONCE_INIT;
+static int64_t spin_ns;  // written once
+
+// Once for the process: reading the system takes longer than starting a thread.
+static void
+measure_spin(void)
+{
+    spin_ns = pd_cpu_count().usable > 1 ? SPIN_NS : 0;
+}
 
 pd_status
 pd_tasks_create(const pd_tasks_hooks *hooks,
@@ -154,7 +169,8 @@ pd_tasks_create(const pd_tasks_hooks *hooks,
     q->context = context;
     q->max_workers = max_workers;
     q->max_standby = max_standby;
-    q->spin_ns = pd_cpu_count().usable > 1 ? SPIN_NS : 0;
+    pthread_once(&spin_once, measure_spin);
+    q->spin_ns = spin_ns;
     q->list.next = q->list.prev = &q->list;
 
     pthread_once(&fork_once, install_fork_handlers);
@@ -234,23 +250,33 @@ pop(pd_tasks *q)
 // Calling a standby
 // ------------------------------------------------------------------------------
 
-// Sees to it that somebody comes for the task in the list; mutex held.  True if the
+// How many threads may be awake with nothing to run yet, for work that all can share;
+// mutex held.  That others are inside run() while this thread is attached means that
+// tasks let go: so the number of runners doubles from step to step, and the next loop
+// begins with as many threads as were of use in the last ones.
+static unsigned
+standby_limit(const pd_tasks *q)
+{
+    unsigned useful = q->running > q->useful ? q->running : q->useful;
+    return useful > q->max_standby ? useful : q->max_standby;
+}
+
+// Sees to it that somebody comes for what is in the list; mutex held.  True if the
 // caller is to start a thread, whose seat and standby are counted already.
 static bool
-call_standby(pd_tasks *q)
+call_standby(pd_tasks *q, unsigned limit)
 {
-    if (is_empty(q) || q->standby >= q->max_standby || atomic_load(&q->spinning)) {
+    if (is_empty(q) || q->idling > 0) {
         return false;
     }
-    if (q->parked != NULL) {
+    while (q->standby < limit && q->parked != NULL) {
         seat *called = q->parked;
         q->parked = called->next;
         called->called = true;
         q->standby++;
         pthread_cond_signal(&called->wake);
-        return false;
     }
-    if (q->workers >= q->max_workers) {
+    if (q->standby >= limit || q->workers >= q->max_workers) {
         return false;
     }
     q->workers++;
@@ -282,7 +308,8 @@ pd_tasks_push(pd_tasks *q, pd_task *task, pd_tasks_end end)
         return PD_ECLOSED;
     }
     insert_before(q, task, end == PD_TASKS_FRONT ? q->list.next : &q->list);
-    bool wanted = call_standby(q);
+    // A new task needs one thread; what was pushed again has work for all that can.
+    bool wanted = call_standby(q, end == PD_TASKS_BACK ? 1 : standby_limit(q));
     pthread_mutex_unlock(&q->mutex);
     if (!wanted || spawn(q)) {
         return PD_OK;
@@ -319,6 +346,10 @@ spin_for_task(pd_tasks *q)
     if (q->spin_ns == 0 || atomic_exchange(&q->spinning, true)) {
         return;
     }
+    if (!pd_spin_pays(&q->spin)) {
+        atomic_store(&q->spinning, false);
+        return;
+    }
     int64_t until_ns = pd_now_ns() + q->spin_ns;
     bool seen = false;
     while (!seen && pd_now_ns() < until_ns) {
@@ -328,6 +359,7 @@ spin_for_task(pd_tasks *q)
             pd_spin_pause();
         }
     }
+    pd_spin_ended(&q->spin, seen);
     // Whoever pushed still holds what attach() wants; it may be about to let go.
     until_ns = pd_now_ns() + YIELD_NS;
     while (seen && q->max_standby == 1 &&
@@ -336,7 +368,6 @@ spin_for_task(pd_tasks *q)
     {
         pd_spin_pause();
     }
-    // Before the mutex is taken: a push that saw it set is seen below (I3).
     atomic_store(&q->spinning, false);
 }
 
@@ -366,12 +397,13 @@ call_all_if_over(pd_tasks *q)
     }
 }
 
-// Waits, detached, until this thread is a standby or has to end.
+// Waits, detached and counted as idling, until this thread is a standby or has to end.
 static void
 become_standby(pd_tasks *q, seat *me)
 {
     spin_for_task(q);
     pthread_mutex_lock(&q->mutex);
+    q->idling--;
     while (!me->called) {
         if (is_over(q) || (!is_empty(q) && q->standby < q->max_standby)) {
             q->standby++;
@@ -392,7 +424,12 @@ static bool
 run_one(pd_tasks *q, void *thread, pd_task *task)
 {
     q->running++;
-    bool wanted = call_standby(q);
+    if (q->running > q->useful) {
+        q->useful = q->running;
+    }
+    size_t length = atomic_load_explicit(&q->length, memory_order_relaxed);
+    unsigned limit = standby_limit(q);
+    bool wanted = call_standby(q, length < limit ? (unsigned)length : limit);
     pthread_mutex_unlock(&q->mutex);
     if (wanted) {
         (void)spawn(q);
@@ -412,6 +449,7 @@ pd_tasks_work(pd_tasks *q, void *thread)
     seat me = {.called = false};
     (void)pd_cond_init(&me.wake);
     bool stays = true;
+    bool called_in_vain = true;  // until it finds a task
 
     atomic_fetch_add(&q->attached, 1);
     pthread_mutex_lock(&q->mutex);
@@ -419,18 +457,24 @@ pd_tasks_work(pd_tasks *q, void *thread)
     while (stays) {
         pd_task *task = pop(q);
         if (task != NULL) {
+            called_in_vain = false;
             stays = run_one(q, thread, task);
             continue;
         }
         if (is_over(q)) {
             break;
         }
+        if (called_in_vain && q->useful > 0) {
+            q->useful--;
+        }
+        q->idling++;
         pthread_mutex_unlock(&q->mutex);
         q->hooks->detach(thread);
         atomic_fetch_sub(&q->attached, 1);
         become_standby(q, &me);
         atomic_fetch_add(&q->attached, 1);
         q->hooks->attach(thread);
+        called_in_vain = true;
         pthread_mutex_lock(&q->mutex);
         q->standby--;
     }
@@ -465,7 +509,7 @@ pd_tasks_give_up(pd_tasks *q)
     q->workers--;
     q->running--;
     call_all_if_over(q);
-    bool wanted = call_standby(q);
+    bool wanted = call_standby(q, q->max_standby);
     pthread_mutex_unlock(&q->mutex);
     if (wanted) {
         (void)spawn(q);

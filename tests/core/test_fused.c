@@ -6,6 +6,7 @@
 
 #include "base/alloc.h"
 #include "check.h"
+#include "reals.h"
 #include "simd/simd.h"
 
 #define ROWS 3
@@ -25,32 +26,6 @@ any_number(void)
     seed = seed * 6364136223846793005u + 1442695040888963407u;
     uint64_t bits = seed >> 33;
     return bits % 32 < 7 ? specials[bits % 32] : (double)bits * 0x1p-28 - 4;
-}
-
-static void
-put(void *reals, pd_real real, size_t i, double value)
-{
-    if (real == PD_F32) {
-        ((float *)reals)[i] = (float)value;
-    }
-    else {
-        ((double *)reals)[i] = value;
-    }
-}
-
-static bool
-same(const char *a, const char *b, pd_real real)
-{
-    if (real == PD_F32) {
-        float x, y;
-        memcpy(&x, a, sizeof(x));
-        memcpy(&y, b, sizeof(y));
-        return memcmp(a, b, sizeof(x)) == 0 || (isnan(x) && isnan(y));
-    }
-    double x, y;
-    memcpy(&x, a, sizeof(x));
-    memcpy(&y, b, sizeof(y));
-    return memcmp(a, b, sizeof(x)) == 0 || (isnan(x) && isnan(y));
 }
 
 // ------------------------------------------------------------------------------
@@ -137,7 +112,7 @@ check_shape(const shape *s, pd_real from, pd_real to)
         char *row = first + r * stride * size;
         through_a_tile(s, from, to, r, expected);
         for (size_t c = 0; c < s->cols; c++) {
-            CHECK(same(row + c * size, expected + c * size, to));
+            CHECK(same(get(row, to, c), get(expected, to, c)));
         }
         memset(row, GUARD, s->cols * size);
     }

@@ -274,8 +274,11 @@ ROUNDED_1D = {
     "math inverse": lambda a, b: math.atan2(a, b) - math.acos(max(-1.0, min(1.0, b))),
     "arcs of inexact": lambda a, b: np.arccos(np.cos(a)) + np.arcsin(np.sin(b) * 0.5),
     "arctan2 of inexact": lambda a, b: np.arctan2(np.sin(a), np.cos(a)) - b,
-    "area functions": lambda a, b: np.arccosh(np.cosh(a * 0.1) + 1)
-    + np.arctanh(np.tanh(b) * 0.5) + np.arcsinh(np.sinh(a * 0.1)),
+    "area functions": lambda a, b: (
+        np.arccosh(np.cosh(a * 0.1) + 1)
+        + np.arctanh(np.tanh(b) * 0.5)
+        + np.arcsinh(np.sinh(a * 0.1))
+    ),
     "angle": lambda a, b: abs((math.degrees(a) - math.degrees(b) + 180) % 360 - 180),
     "hypot": lambda a, b: np.hypot(a, b) - math.hypot(a, b, 1),
     "logaddexp": lambda a, b: np.logaddexp(a, b),
@@ -479,8 +482,10 @@ ROUNDED_2D = {
     "math.dist": lambda a, b: math.dist(a, b),
     "math.hypot": lambda a, b: math.hypot(a[0] - b[0], a[1] - b[1]),
     "hellinger": lambda a, b: np.sqrt(np.sum((np.sqrt(abs(a)) - np.sqrt(abs(b))) ** 2)),
-    "correlation": lambda a, b: np.dot(a - a.mean(), b - b.mean())
-    / (np.linalg.norm(a - a.mean()) * np.linalg.norm(b - b.mean())),
+    "correlation": lambda a, b: (
+        np.dot(a - a.mean(), b - b.mean())
+        / (np.linalg.norm(a - a.mean()) * np.linalg.norm(b - b.mean()))
+    ),
     "kl": lambda a, b: np.sum((abs(a) + 1) * np.log((abs(a) + 1) / (abs(b) + 1))),
     "log-sum-exp": lambda a, b: np.log(np.sum(np.exp(a - b))),
     "softmax by max": lambda a, b: np.sum(np.exp(a - np.max(a)) * b),

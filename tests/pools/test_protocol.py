@@ -74,15 +74,19 @@ class TestApply:
 
     def test_failure_can_be_read_twice(self, pool):
         result = pool.apply_async(fail, (1,))
-        first = pytest.raises(Unwell, result.get).value
-        assert pytest.raises(Unwell, result.get).value is first
-        assert first.args == (1,)
+        with pytest.raises(Unwell) as first:
+            result.get()
+        with pytest.raises(Unwell) as second:
+            result.get()
+        assert second.value is first.value
+        assert first.value.args == (1,)
         assert not result.successful()
 
     def test_a_failure_has_its_traceback(self, pool):
-        error = pytest.raises(Unwell, pool.apply, fail).value
+        with pytest.raises(Unwell) as caught:
+            pool.apply(fail)
         frames = []
-        trace = error.__traceback__
+        trace = caught.value.__traceback__
         while trace is not None:
             frames.append(trace.tb_frame.f_code.co_name)
             trace = trace.tb_next
@@ -225,9 +229,7 @@ class TestCallbacks:
 
     def test_one_that_raises_is_reported_and_the_result_comes(self, pool, monkeypatch):
         reported = []
-        monkeypatch.setattr(
-            sys, "unraisablehook", lambda args: reported.append(args.exc_value)
-        )
+        monkeypatch.setattr(threading, "excepthook", lambda args: reported.append(args[1]))
         assert pool.apply_async(square, (3,), callback=fail).get() == 9
         with pytest.raises(KeyError):
             pool.apply_async({}.__getitem__, (3,), error_callback=fail).get()
@@ -354,7 +356,7 @@ class TestArrays:
     def test_out_must_fit(self, pool):
         with pytest.raises(ValueError, match="one row for each of the 3 items"):
             pool.map(square, range(3), out=np.empty(4))
-        with pytest.raises(ValueError, match="0-dim|shape is"):
+        with pytest.raises(ValueError, match="shape is"):
             pool.map(square, range(3), out=np.array(1.0))
         with pytest.raises(TypeError, match="out must be an ndarray, not list"):
             pool.map(square, range(3), out=[1, 2, 3])
@@ -412,9 +414,11 @@ class TestImap:
     def test_failures_come_in_their_places(self, pool):
         results = pool.imap(fail_odd, range(4))
         assert next(results) == 0
-        assert pytest.raises(Unwell, next, results).value.args == (1,)
+        with pytest.raises(Unwell, match="1"):
+            next(results)
         assert next(results) == 2
-        assert pytest.raises(Unwell, next, results).value.args == (3,)
+        with pytest.raises(Unwell, match="3"):
+            next(results)
         assert next(results, None) is None
 
     def test_a_failure_takes_its_chunk(self, pool):
@@ -550,7 +554,8 @@ class TestSubmit:
         assert isinstance(future, concurrent.futures.Future)
         assert future.result() == 32
         assert future.exception() is None
-        assert pytest.raises(Unwell, pool.submit(fail).result)
+        with pytest.raises(Unwell):
+            pool.submit(fail).result()
         assert isinstance(pool.submit(fail).exception(), Unwell)
         assert pool.submit(dict, func=1).result() == {"func": 1}
         for value in ((), (1, 2), None, [], Unwell()):
@@ -852,8 +857,7 @@ class TestLife:
         pool = pool_type(2)
         result = pool.apply_async(square, (3,))
         with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool"):
-            del pool
-            gc.collect()
+            pool = None
         assert result.get(10) == 9
 
     def test_pools_are_not_pickled(self, pool):

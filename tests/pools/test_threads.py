@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import gc
 import hashlib
 import itertools
@@ -117,8 +118,7 @@ class TestInitializer:
 
         pool = ThreadPool(2, prepare)
         with pytest.raises(BrokenThreadPool) as caught:
-            for _ in range(1000):
-                pool.apply(square, (2,))
+            pool.map(lambda _: pool.apply(square, (2,)), range(1000))
         assert caught.value.__cause__ is error
         for call in (pool.map, pool.imap):
             with pytest.raises(BrokenThreadPool):
@@ -272,6 +272,9 @@ class TestCtrlC:
     SCRIPT = """
         import os, signal, sys, threading, time
         import pydistrib
+        def spin(until):
+            while time.monotonic() < until:
+                pass
         pool = pydistrib.ThreadPool(2)
         pool.map(abs, range(10))
         waits = {{
@@ -281,8 +284,7 @@ class TestCtrlC:
             "imap": lambda: list(pool.imap(time.sleep, [1.5, 1.5, 1.5])),
             "future": lambda: pool.submit(time.sleep, 1.5).result(),
             "timeout": lambda: pool.apply_async(time.sleep, (1.5,)).get(100),
-            "spin": lambda: pool.map(lambda t: [None for i in iter(lambda: time.monotonic() < t, False)],
-                                     [time.monotonic() + 1.5] * 2),
+            "spin": lambda: pool.map(spin, [time.monotonic() + 1.5] * 2),
         }}
         wait = waits[{name!r}]
         def press():
@@ -711,10 +713,8 @@ class TestStress:
             else:
                 pool.terminate()
                 pool.join()
-                try:
+                with contextlib.suppress(concurrent.futures.CancelledError):
                     assert result.get(10) == [square(k) for k in range(50)]
-                except concurrent.futures.CancelledError:
-                    pass
 
     def test_iterators_are_closed_at_any_time(self):
         with ThreadPool(3) as pool:
@@ -730,10 +730,8 @@ class TestStress:
         with ThreadPool(2) as pool:
             for i in range(200):
                 result = pool.apply_async(time.sleep, (0.0002,))
-                try:
+                with contextlib.suppress(TimeoutError):
                     result.get(0.0001 * (i % 4))
-                except TimeoutError:
-                    pass
                 assert result.get() is None
         pool.join()
 

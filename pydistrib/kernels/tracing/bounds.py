@@ -155,11 +155,20 @@ def operation(
 
 
 def summed(
-    g: Graph, terms: int, bound: Bound, length: int, u: float, any_order: bool
+    g: Graph, r: int, terms: int, bound: Bound, length: int, u: float, any_order: bool
 ) -> Bound:
     """Bound a sum of `length` terms: of inexact ones, or in an unknown order."""
     if bound is None and not any_order:
         return None
-    magnitude = g.fold("ADD", g.op("ABS", terms))
+    size = g.fold("ADD", g.op("ABS", terms))
     spread = g.fold("ADD", bound) if bound is not None else None
-    return plus(g, spread, times(g, u * (length + 2), magnitude))
+    return plus(g, spread, of_order(g, r, size, length, u))
+
+
+def of_order(g: Graph, r: int, size: int, length: int, u: float) -> int:
+    """Bound what the order may change in a sum of so many terms, of so large a size."""
+    bound = g.op("ADD", rounding(g, r, u), times(g, u * (length + 2), size))
+    if u < 2.0**-30:
+        return bound
+    # Added as floats, they may pass the largest one on the way.
+    return g.op("ADD", bound, infinite_if(g, g.op("LT", g.const(1e38), size)))

@@ -52,10 +52,16 @@ def kind_of(value: Any) -> Kind | None:
         return Kind(type(value).__name__)
     if isinstance(value, (np.generic, np.ndarray)):
         ndim = value.ndim if isinstance(value, np.ndarray) else -1
-        name = "bool_" if value.dtype == np.bool_ else value.dtype.name
+        name = dtype_kind(value.dtype)
         if name in KINDS and ndim <= 1 and value.dtype.isnative:
             return Kind(name, ndim)
     return None
+
+
+@cache
+def dtype_kind(dtype: np.dtype[Any]) -> str:
+    """Give the name of the kind of a dtype, known or not."""
+    return "bool_" if dtype == np.bool_ else dtype.name
 
 
 @cache

@@ -140,5 +140,5 @@ def _sum_of_products(left: list[Symbol], right: list[Symbol]) -> Symbol:
         size = g.op("ADD", size, g.op("ABS", node))
     if kind.name == "float32":
         total = g.op("TO_F32", total)
-    bound = bounds.plus(g, spread, bounds.rounding(g, size, u, len(left) + 2.0))
+    bound = bounds.plus(g, spread, bounds.of_order(g, total, size, len(left), u))
     return Symbol(trace, total, Kind(kind.name), 0, bound)

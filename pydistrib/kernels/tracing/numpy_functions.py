@@ -249,7 +249,7 @@ def total(a: Symbol, function: Handler = np.sum) -> Symbol:
     node = g.fold("ADD_SINGLE" if single else "ADD", a.node)
     if _SUMS_START_FROM_ZERO:
         node = g.op("ADD", node, g.const(0.0))
-    bound = bounds.summed(g, a.node, a.bound, a.length, unit(result.name), False)
+    bound = bounds.summed(g, node, a.node, a.bound, a.length, unit(result.name), False)
     return Symbol(a.trace, node, result, 0, bound)
 
 
@@ -351,10 +351,10 @@ def dot(a: Any, b: Any) -> Symbol:
     product = g.op("MUL", x.node, y.node)
     given = (x.bound, y.bound)
     terms = bounds.operation(g, "MUL", product, (x.node, y.node), given, unit(result.name))
-    node = g.fold("ADD", product)
+    node = g.op("ADD", g.fold("ADD", product), g.const(0.0))  # BLAS starts from 0.0
     if result.name == "float32":
         node = g.op("TO_F32", node)
-    bound = bounds.summed(g, product, terms, x.length, unit(result.name), True)
+    bound = bounds.summed(g, node, product, terms, x.length, unit(result.name), True)
     return Symbol(trace, node, result, 0, bound)
 
 

@@ -47,6 +47,16 @@ class Program:
     words: NDArray[np.int64]
     functions: tuple[tuple[np.ufunc, bool], ...]
 
+    def has_doubt(self) -> bool:
+        """Tell whether it computes a bound of its error."""
+        return bool(self.words[-1] != -1)
+
+    def of_doubt(self) -> Program:
+        """Give the program whose value is the bound of this one's error."""
+        words = self.words.copy()
+        words[-2:] = words[-1], -1
+        return Program(words, self.functions)
+
 
 @dataclass
 class _Stage:

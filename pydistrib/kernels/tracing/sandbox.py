@@ -148,13 +148,14 @@ class Sandbox:
         return result
 
     def _convert(self, value: Any, name: str) -> Any:
-        """Give what stands for a value that the function finds under `name`."""
+        """Give what stands for a value; reasons call it `name`, or the function if ""."""
         if value is None or type(value) in (bool, int, float, str, bytes):
             return value
         known = self._copies.get(id(value))
         if known is not None:
             return known
-        if isinstance(value, (np.bool_, np.integer, np.floating)):
+        # By its type: isinstance() would ask the object for its class.
+        if issubclass(type(value), (np.bool_, np.integer, np.floating)):
             return value
         if callable(value):
             stand = _known_functions().get(id(value))
@@ -181,8 +182,7 @@ class Sandbox:
         if why is None and self._functions == MAX_FUNCTIONS:
             why = f"it reaches more than {MAX_FUNCTIONS} functions"
         if why is not None:
-            at_top = not name or name == function.__name__
-            return Poison(why if at_top else f"{why}, in {function.__name__}()")
+            return Poison(f"{why}, in {function.__name__}()" if name else why)
         self._functions += 1
         built_in: dict[str, Any] = {}
         scope: dict[str, Any] = {"__builtins__": built_in, "__name__": "traced"}
@@ -193,7 +193,7 @@ class Sandbox:
         for used in names_of(code):
             value = function.__globals__.get(used, _MISSING)
             if value is not _MISSING:
-                scope[used] = self._convert(value, used)
+                scope[used] = self._convert(value, f"the global {used!r}")
                 continue
             value = _builtins_of(function).get(used, _MISSING)
             if value is not _MISSING:
@@ -205,11 +205,11 @@ class Sandbox:
                 content = theirs.cell_contents
             except ValueError:
                 continue  # not assigned yet: it stays so
-            ours.cell_contents = self._convert(content, variable)
+            ours.cell_contents = self._convert(content, f"the variable {variable!r}")
         if function.__defaults__ is not None:
             first = code.co_argcount - len(function.__defaults__)
             copy.__defaults__ = tuple(
-                self._convert(value, variable)
+                self._convert(value, f"the default of {variable!r}")
                 for value, variable in zip(
                     function.__defaults__, code.co_varnames[first:], strict=False
                 )
@@ -228,7 +228,7 @@ class Sandbox:
 
     def _entries(self, entries: dict[str, Any]) -> dict[str, Any]:
         return {
-            name: self._convert(value, name)
+            name: self._convert(value, f"{name}=")
             for name, value in entries.items()
             if not name.startswith("__")
         }
@@ -306,12 +306,12 @@ class Sandbox:
 
     def _array(self, value: np.ndarray[Any, Any], name: str) -> Any:
         if value.dtype.kind not in "biuf":
-            return Poison(f"it uses {name!r}, an array of {value.dtype}")
+            return Poison(f"it uses {name}, an array of {value.dtype}")
         if not self._count(value.size):
-            return Poison(f"it uses {name!r}, an array of {value.size} numbers")
+            return Poison(f"it uses {name}, an array of {value.size} numbers")
         if not (value.flags.forc and value.dtype.isnative):
             # A copy would be added up in another order, or by another loop.
-            return Poison(f"it uses {name!r}, an array that is not contiguous")
+            return Poison(f"it uses {name}, an array that is not contiguous")
         # Of bytes, since nothing makes those writeable.
         order: Literal["C", "F"] = "C" if value.flags.c_contiguous else "F"
         copy = np.frombuffer(value.tobytes("A"), value.dtype)
@@ -320,12 +320,12 @@ class Sandbox:
 
     def _tuple(self, value: tuple[Any, ...], name: str) -> Any:
         if not self._count(len(value)):
-            return Poison(f"it uses {name!r}, a tuple of too many entries")
+            return Poison(f"it uses {name}, a tuple of too many entries")
         return tuple(self._convert(entry, name) for entry in value)
 
     def _list(self, value: list[Any], name: str) -> Any:
         if not self._count(len(value)):
-            return Poison(f"it uses {name!r}, a list of {len(value)} entries")
+            return Poison(f"it uses {name}, a list of {len(value)} entries")
         copy = FixedList()
         self._remember(value, copy)
         list.extend(copy, [self._convert(entry, name) for entry in value])
@@ -333,9 +333,9 @@ class Sandbox:
 
     def _dict(self, value: dict[Any, Any], name: str) -> Any:
         if not self._count(len(value)):
-            return Poison(f"it uses {name!r}, a dict of {len(value)} entries")
+            return Poison(f"it uses {name}, a dict of {len(value)} entries")
         if not all(type(key) in (str, int, bool, type(None)) for key in value):
-            return Poison(f"it uses {name!r}, a dict whose keys are not plain")
+            return Poison(f"it uses {name}, a dict whose keys are not plain")
         copy = FixedDict()
         self._remember(value, copy)
         dict.update(copy, {key: self._convert(entry, name) for key, entry in value.items()})
@@ -366,22 +366,22 @@ _builtins_of: Final = operator.attrgetter("__builtins__")
 
 
 def _called(value: Any, name: str) -> str:
-    return f"{name!r}, of type {type(value).__name__}," if name else "the object"
+    return f"{name}, of type {type(value).__name__}," if name else "the object"
 
 
 def _why_not(value: Any, name: str) -> str:
     type_name = type(value).__name__
     if not name:
         return f"a {type_name} is no Python function: its code is not known"
-    if isinstance(value, type):
+    if issubclass(type(value), type):
         return f"it uses the class {value.__name__}"
-    return f"it uses {name!r}, of type {type_name}"
+    return f"it uses {name}, of type {type_name}"
 
 
 def _is_plain_exception(value: Any) -> bool:
     """Tell whether a value is an exception class that runs no code of its own."""
     return (
-        isinstance(value, type)
+        issubclass(type(value), type)
         and issubclass(value, Exception)
         and isinstance(value.__init__, types.WrapperDescriptorType)
         and isinstance(value.__new__, types.BuiltinFunctionType)
