@@ -193,6 +193,8 @@ class ThreadEngine(Engine):
         fail with `concurrent.futures.thread.BrokenThreadPool`.
     """
 
+    shares_memory = True
+
     def __init__(
         self,
         workers: int,
