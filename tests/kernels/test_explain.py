@@ -1,6 +1,6 @@
 """What must not be traced is not, or comes out right all the same; and why, in words."""
 
-# ruff: noqa: SIM105, SIM107, NPY002, UP031
+# ruff: noqa: SIM107, NPY002, UP031
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Functions that are traced: what real scripts contain, bit for bit as the loop has it."""
 
-# ruff: noqa: B008, B905, PT017
-
 from __future__ import annotations
 
 import functools
