@@ -22,14 +22,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pydistrib import _core
 from pydistrib._config import resolve_workers, thread_count, whole_number
 from pydistrib.kernels.arrays import (
+    Doubts,
     as_native,
     as_points,
     check_pair,
     result_array,
     result_dtype,
 )
-from pydistrib.kernels.distributed import Doubts, Recipe, compute_on
 from pydistrib.kernels.metrics import Metric, metric_named
+from pydistrib.kernels.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydistrib.kernels.trace import Traced
@@ -173,6 +174,8 @@ def _compute(plan: _Plan, x: NDArray[Any], y: NDArray[Any], wish: _Wish) -> NDAr
     """Compute the matrix: on the pool if there is one and the work is worth it."""
     done = None
     if wish.pool is not None:
+        from pydistrib.kernels.distributed import compute_on
+
         done = compute_on(
             wish.pool,
             plan.recipe,
