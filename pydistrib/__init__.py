@@ -7,7 +7,7 @@ counters) and `_config` (how many threads).  `_core` is the C extension.  Import
 no thread and imports nothing but NumPy.
 """
 
-import typing as _typing
+from typing import TYPE_CHECKING
 
 from pydistrib import _threadpoolctl
 from pydistrib._config import (
@@ -42,7 +42,7 @@ from pydistrib.threads import (
     Thread,
 )
 
-if _typing.TYPE_CHECKING:
+if TYPE_CHECKING:
     from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
 
 __version__ = "0.1.0"
@@ -106,4 +106,4 @@ def __dir__() -> list[str]:
 
 obey_environment()
 _threadpoolctl.register_when_imported()
-del obey_environment
+del obey_environment, TYPE_CHECKING
