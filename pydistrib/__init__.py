@@ -2,7 +2,7 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads and other engines that run Python tasks), `threads` (one thread, locks,
+`pools` (threads, a Dask cluster), `threads` (one thread, locks,
 counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
 no thread and imports nothing but NumPy.
 """
@@ -26,6 +26,7 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
+from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
 from pydistrib.threads import (
@@ -46,8 +47,10 @@ __all__ = [
     "AsyncResult",
     "Barrier",
     "BoundedSemaphore",
+    "ClusterError",
     "Condition",
     "Counter",
+    "DaskPool",
     "Event",
     "Explanation",
     "Future",
@@ -64,6 +67,7 @@ __all__ = [
     "ThreadPool",
     "ThreadPoolExecutor",
     "TimeoutError",
+    "WorkerLostWarning",
     "WorkerStats",
     "absolute_distance",
     "chebyshev",

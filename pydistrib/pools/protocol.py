@@ -366,9 +366,18 @@ class Engine(abc.ABC):
     ----------
     workers : int
         How many tasks it runs at a time.
+    shares_memory : bool
+        Whether tasks get the very objects that the caller has.
+    memory_limit : int or None
+        Bytes that a worker may use, where there is such a limit.
+    stream_limit : int
+        How many items of a stream may be out where its user does not say, or 0.
     """
 
     workers: int
+    shares_memory: bool = False
+    memory_limit: int | None = None
+    stream_limit: int = 0
 
     @abc.abstractmethod
     def start(self, call: AsyncResult[Any]) -> None:
@@ -389,6 +398,9 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def stats(self) -> PoolStats:
         """Tell what has been done so far."""
+
+    def abandon(self, result: AsyncResult[Any]) -> None:  # noqa: B027
+        """Stop what can be stopped: nobody waits for `result` any more."""
 
     def default_chunk(self, count: int) -> int:
         """Say how many of `count` items make a task: the standard library's rule."""
@@ -447,14 +459,20 @@ class _Feeder:
         self.engine = engine
         self.timeout = timeout
         self.chunk, self.star = stream._chunk, stream._star
-        limit = stream._limit
+        limit = stream._limit or -(-engine.stream_limit // self.chunk)
         self.room = threading.Semaphore(limit) if limit else None
+        self.out: set[AsyncResult[Any]] = set()
+        self.waits = False  # for the consumer to take something
         self.func, self.input = stream._source(self._taken)
         self.stream = weakref.ref(stream, lambda _: self._taken())
 
     def _taken(self) -> None:
         if self.room is not None:
             self.room.release()
+        stream = self.stream()
+        if stream is None or stream._closed:
+            for call in list(self.out):
+                self.engine.abandon(call)
 
     def _next_unit(self) -> list[Any]:
         return list(itertools.islice(self.input, self.chunk))
@@ -481,7 +499,9 @@ class _Feeder:
 
     def _wanted(self) -> bool:
         if self.room is not None:
+            self.waits = True
             self.room.acquire()
+            self.waits = False
         stream = self.stream()
         return stream is not None and not stream._closed
 
@@ -497,9 +517,11 @@ class _Feeder:
             None,
             self.timeout,
         )
+        self.out.add(call)
         self.engine.start(call)
         if stream is not None:
             call._then(functools.partial(_give_unit, stream, index, self.chunk, call))
+        call._then(functools.partial(self.out.discard, call))
 
 
 def _give_unit(
@@ -777,7 +799,19 @@ class PoolBase:
         --------
         apply_async : The same without waiting.
         """
-        return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
+        value: R = self._wait_for(
+            self.apply_async(func, args, kwds, timeout=timeout, retries=retries)
+        )
+        return value
+
+    def _wait_for(self, result: AsyncResult[Any]) -> Any:
+        """Get a result that nobody else can have."""
+        try:
+            return result.get()
+        except KeyboardInterrupt:
+            if not result.ready():
+                self._engine.abandon(result)
+            raise
 
     def apply_async(
         self,
@@ -1005,7 +1039,7 @@ class PoolBase:
             retries=retries,
             progress=progress,
         )
-        return _get_with_bar(result)
+        return self._get_with_bar(result)
 
     def map_async(
         self,
@@ -1093,7 +1127,7 @@ class PoolBase:
             retries=retries,
             progress=progress,
         )
-        return _get_with_bar(result)
+        return self._get_with_bar(result)
 
     def starmap_async(
         self,
@@ -1168,6 +1202,14 @@ class PoolBase:
         if bar_type is not None:
             _bars[result] = _show_progress(result, bar_type(total=result.total))
         return result
+
+    def _get_with_bar(self, result: MapResult[Any]) -> Any:
+        try:
+            return self._wait_for(result)
+        finally:
+            thread = _bars.pop(result, None)
+            if thread is not None and result.ready():
+                thread.join()
 
     def imap(
         self,
@@ -1300,15 +1342,6 @@ class PoolBase:
 _bars: weakref.WeakKeyDictionary[MapResult[Any], threading.Thread] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def _get_with_bar(result: MapResult[Any]) -> Any:
-    try:
-        return result.get()
-    finally:
-        thread = _bars.pop(result, None)
-        if thread is not None and result.ready():
-            thread.join()
 
 
 def _help(result: AsyncResult[Any] | concurrent.futures.Future[Any]) -> None:
