@@ -193,6 +193,21 @@ raise_interruption(void)
     return -1;
 }
 
+void
+pd_defer_interruption(PyObject *module)
+{
+    if (interruption == NULL) {
+        return;
+    }
+    if (PyErr_GivenExceptionMatches(interruption, PyExc_KeyboardInterrupt)) {
+        Py_CLEAR(interruption);
+        PyErr_SetInterrupt();
+        return;
+    }
+    (void)raise_interruption();
+    pd_report(module);
+}
+
 static const pd_tasks_hooks hooks = {attach, detach, run, spawn};
 
 // ------------------------------------------------------------------------------
