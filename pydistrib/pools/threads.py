@@ -131,8 +131,13 @@ class _Crew:
         self.numbers = itertools.count()
         self.queue: Callable[[], TaskQueue | None] = lambda: None
 
-    def spawn(self) -> None:
-        """Start one more thread; called by the queue."""
+    def spawn(self) -> BaseException | None:
+        """
+        Start one more thread; called by the queue.
+
+        What a signal's handler raises meanwhile is returned: the thread runs.  What is
+        raised says that it doesn't.
+        """
         thread = threading.Thread(
             target=_work,
             args=(self, self.queue()),
@@ -142,9 +147,12 @@ class _Crew:
         self.threads.append(thread)
         try:
             thread.start()
-        except BaseException:
+        except (RuntimeError, MemoryError, OSError):
             self.threads.remove(thread)
             raise
+        except BaseException as raised:
+            return raised
+        return None
 
     def watch(self, result: AsyncResult[Any], seconds: float) -> None:
         """Begin a time limit; called by the thread that is about to run the call."""
