@@ -631,6 +631,22 @@ def test_patched_modules(module, name, value, monkeypatch, post_kernel, assert_s
     assert not np.array_equal(before, expected) or name == "norm"
 
 
+def test_modules_that_were_patched_before(run_python):
+    assert (
+        run_python("""
+        import builtins, math
+        import numpy as np
+        builtins.abs = lambda v: v * 3
+        math.exp = lambda v: v * 5
+        np.sum = lambda v: 7.0
+        from pydistrib import kernel
+        x = np.array([1.0, 2.0])
+        print(kernel(lambda a, b: abs(a - b) + math.exp(b) + np.sum(a), x, x).tolist())
+    """)
+        == "[[12.0, 14.0], [15.0, 17.0]]"
+    )
+
+
 # ------------------------------------------------------------------------------------
 # Exceptions
 # ------------------------------------------------------------------------------------
