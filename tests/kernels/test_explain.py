@@ -740,6 +740,7 @@ def test_exceptions_keep_their_traceback():
 @pytest.mark.parametrize("function", [
     lambda a, b: a / b, lambda a, b: np.log(a - b), lambda a, b: 1 / (1 + 1 / (a - b)),
     lambda a, b: np.exp(a * 1e4), lambda a, b: np.where(a > b, a / b, 0),
+    lambda a, b: (a / b, a - b)[1], lambda a, b: 0.0 if np.log(a) < 9 else 1.0,
 ])  # fmt: skip
 @pytest.mark.parametrize("how", ["seterr", "filter"])
 def test_floating_point_errors_are_raised_where_the_user_wants_them(
