@@ -510,6 +510,7 @@ LOOKING = {
     "math.gamma": lambda a, b: math.gamma(abs(a) + 1) - b,
     "math.dist": lambda a, b: math.dist([a], [b]),
     "np.array": lambda a, b: np.sum(np.array([a, b]) ** 2),
+    "np.clip of a truth": lambda a, b: a + np.clip(True, -1, np.float32(b)),
     "np.interp": lambda a, b: np.interp(a, [0, 1], [0, 1]) - b,
     "np.vectorize": np.vectorize(lambda a, b: a - b),
     "eval": lambda a, b: eval("a - b"),
