@@ -7,6 +7,8 @@ counters) and `_config` (how many threads).  `_core` is the C extension.  Import
 no thread and imports nothing but NumPy.
 """
 
+from typing import TYPE_CHECKING
+
 from pydistrib import _threadpoolctl
 from pydistrib._config import (
     cpu_count,
@@ -26,7 +28,6 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
-from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
 from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
 from pydistrib.threads import (
@@ -40,6 +41,9 @@ from pydistrib.threads import (
     Semaphore,
     Thread,
 )
+
+if TYPE_CHECKING:
+    from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
 
 __version__ = "0.1.0"
 
@@ -83,6 +87,23 @@ __all__ = [
     "sqeuclidean",
 ]
 
+# Imported when somebody asks for one of them: few do, and it takes its time.
+_OF_DASK = ("ClusterError", "DaskPool", "WorkerLostWarning")
+
+
+def __getattr__(name: str) -> object:
+    if name not in _OF_DASK:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from pydistrib.pools import dask
+
+    found: object = getattr(dask, name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 obey_environment()
 _threadpoolctl.register_when_imported()
-del obey_environment
+del obey_environment, TYPE_CHECKING

@@ -27,19 +27,18 @@ import math
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydistrib import _core
 from pydistrib._config import resolve_workers
-from pydistrib.kernels.arrays import as_native
-from pydistrib.kernels.metrics import metric_named
-from pydistrib.kernels.tracing.program import Program
+from pydistrib.kernels.arrays import Doubts
+from pydistrib.kernels.recipe import Recipe
 from pydistrib.pools.protocol import PoolBase
 
 # The least work of a tile, in seconds of one thread.
@@ -56,41 +55,10 @@ _SHARE: Final = 16
 # With fewer multiplications than this there is no need to measure.
 _SURELY_SHORT: Final = 2_000_000
 
-Doubts = tuple[NDArray[np.intp], NDArray[np.intp]]
-
 
 # --------------------------------------------------------------------------------------
-# What to compute
+# What it costs
 # --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """
-    How to make the producer of any part of the matrix; it can be sent.
-
-    Parameters
-    ----------
-    way : {'metric', 'traced', 'called'}
-        As in `Explanation`.
-    what : str, Program or callable
-        The metric's name, the traced function's program, the function.
-    params : dict, optional
-        Parameters of the metric.
-    """
-
-    way: Literal["metric", "traced", "called"]
-    what: str | Program | Callable[[Any, Any], Any]
-    params: dict[str, Any] = field(default_factory=dict)
-
-    def producer(self, x: NDArray[Any], y: NDArray[Any]) -> _core.Producer:
-        """Make the producer of the pairs of `x` and `y`, which the caller's type has."""
-        if isinstance(self.what, str):
-            return metric_named(self.what).producer(*as_native(x, y), self.params)
-        if isinstance(self.what, Program):
-            program = self.what
-            return _core.expr_producer(program.words, program.functions, *as_native(x, y))
-        return _core.callable_producer(self.what, x, y)
 
 
 def seconds_a_pair(recipe: Recipe, x: NDArray[Any], y: NDArray[Any]) -> float:

@@ -22,14 +22,15 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from pydistrib import _core
 from pydistrib._config import resolve_workers, thread_count, whole_number
 from pydistrib.kernels.arrays import (
+    Doubts,
     as_native,
     as_points,
     check_pair,
     result_array,
     result_dtype,
 )
-from pydistrib.kernels.distributed import Doubts, Recipe, compute_on
 from pydistrib.kernels.metrics import Metric, metric_named
+from pydistrib.kernels.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydistrib.kernels.trace import Traced
@@ -173,6 +174,8 @@ def _compute(plan: _Plan, x: NDArray[Any], y: NDArray[Any], wish: _Wish) -> NDAr
     """Compute the matrix: on the pool if there is one and the work is worth it."""
     done = None
     if wish.pool is not None:
+        from pydistrib.kernels.distributed import compute_on
+
         done = compute_on(
             wish.pool,
             plan.recipe,
@@ -334,6 +337,12 @@ def kernel(
     (for m up to 1,048,576).  A function that is traced is called on a sample of pairs, to
     verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown
     then.
+
+    Traced are functions of arithmetic, comparisons and branches, loops over up to 256
+    features, the elementary functions and reductions of NumPy and `math`, and whatever else
+    of Python comes down to these: helper functions, closures, methods, constant arrays,
+    lists and dicts.  They must depend on nothing but their arguments and change nothing; a
+    function for which that is not certain is called.  The constants are those of the call.
 
     Without rounding (``decimals=None`` and float64) a traced function's value may differ
     from the loop's by the few units in the last place by which NumPy's own functions differ

@@ -146,11 +146,19 @@ def _compile(
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
-        producer = _core.expr_producer(program.words, program.functions, *native)
+        producer = _producer(program, *native)
     traced = Traced(producer, program, graph, value)
     with np.errstate(all="ignore"):
         _verify(traced, function, (x, y), native)
     return traced
+
+
+def _producer(program: Program, x: NDArray[Any], y: NDArray[Any]) -> _core.Producer:
+    try:
+        return _core.expr_producer(program.words, program.functions, x, y)
+    except ValueError as error:
+        # This NumPy has no loop for a function, or the tracer is wrong: no harm is done.
+        refuse(f"its program does not run: {error}")
 
 
 def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
@@ -196,9 +204,11 @@ def _warnings_are_errors() -> bool:
 
 # Operations that warn of nothing.
 _SILENT: Final = frozenset(
-    ("x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN")
-    + ("ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE")
-)
+    [
+        "x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN",
+        "ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE",
+    ]
+)  # fmt: skip
 
 
 def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
@@ -365,7 +375,7 @@ def _all_pairs(rows: int, cols: int) -> tuple[NDArray[np.intp], NDArray[np.intp]
 def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """Give what a program computes for all pairs, in one row, as it is."""
     values = np.empty((len(x), len(y)))
-    producer = _core.expr_producer(program.words, program.functions, x, y)
+    producer = _producer(program, x, y)
     _core.store(producer, values, None, 1)
     return values.ravel()
 

@@ -805,9 +805,10 @@ class PoolBase:
         --------
         apply_async : The same without waiting.
         """
-        return self._wait_for(
+        value: R = self._wait_for(
             self.apply_async(func, args, kwds, timeout=timeout, retries=retries)
         )
+        return value
 
     def _wait_for(self, result: AsyncResult[R]) -> R:
         """Get a result that nobody else can have."""

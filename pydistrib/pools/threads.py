@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from pydistrib import _config
-from pydistrib._core import AsyncResult, MapResult, ResultIterator, TaskQueue
+from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator, TaskQueue
 from pydistrib.pools.protocol import (
     RUN,
     Engine,
@@ -559,6 +559,8 @@ _exiting = False
 def _after_fork_in_child() -> None:
     global _watchdog
     _watchdog = _Watchdog()
+    for pool in list(_pools):
+        pool._lane = CallbackLane()  # the old one's thread may be gone
     for queue, crew in list(_queues.items()):
         crew.threads = []
         queue.after_fork(

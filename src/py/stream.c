@@ -59,12 +59,6 @@ typedef struct stream {
     pd_latch news;
 } stream;
 
-static PyObject *
-module_of(PyObject *self)
-{
-    return PyType_GetModule(Py_TYPE(self));
-}
-
 // ------------------------------------------------------------------------------
 // The ring; under the critical section
 // ------------------------------------------------------------------------------
@@ -131,7 +125,7 @@ tell(stream *self)
     if (listener != NULL) {
         PyObject *none = PyObject_CallNoArgs(listener);
         if (none == NULL) {
-            pd_report(module_of((PyObject *)self));
+            pd_report(pd_module_of((PyObject *)self));
         }
         Py_XDECREF(none);
         Py_DECREF(listener);
@@ -245,7 +239,7 @@ offer_rest(stream *self)
     {
         Py_DECREF(self);
         PyObject *error =
-            pd_cancelled(module_of((PyObject *)self), "the pool was terminated");
+            pd_cancelled(pd_module_of((PyObject *)self), "the pool was terminated");
         end_stream(self, -1, error);
         Py_XDECREF(error);
     }
@@ -387,7 +381,7 @@ push_again(stream *self)
     Py_END_CRITICAL_SECTION();
     if (terminated) {
         PyObject *error =
-            pd_cancelled(module_of((PyObject *)self), "the pool was terminated");
+            pd_cancelled(pd_module_of((PyObject *)self), "the pool was terminated");
         end_stream(self, -1, error);
         Py_XDECREF(error);
         return;
@@ -503,7 +497,8 @@ next_result(stream *self, int64_t timeout_ns)
         int told = pd_wait(&self->news, self->work.queue, timeout_ns);
         if (told <= 0) {
             if (told == 0) {
-                pd_module_state *state = PyModule_GetState(module_of((PyObject *)self));
+                pd_module_state *state =
+                    PyModule_GetState(pd_module_of((PyObject *)self));
                 PyErr_SetNone(state->timeout_error);
             }
             return NULL;
@@ -819,7 +814,7 @@ stream_dealloc(PyObject *op)
 static PyObject *
 stream_anext(PyObject *op)
 {
-    pd_module_state *state = PyModule_GetState(module_of(op));
+    pd_module_state *state = PyModule_GetState(pd_module_of(op));
     if (state->anext == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "pydistrib.pools.protocol is not imported");
         return NULL;

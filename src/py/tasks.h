@@ -93,6 +93,9 @@ int pd_wait(pd_latch *latch, pd_queue *queue, int64_t timeout_ns);
 // None: PD_FOREVER; else seconds.  -1 with an exception.
 int pd_parse_timeout(PyObject *object, int64_t *timeout_ns);
 
+// The module that an object of one of its types belongs to; borrowed.
+PyObject *pd_module_of(PyObject *self);
+
 // The present exception, normalised and with its traceback; the indicator is cleared.
 PyObject *pd_take_exception(void);
 

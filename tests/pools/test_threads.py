@@ -409,6 +409,26 @@ class TestFork:
             result.get(10)
         assert list(results) == [0, 1, 4, 9]
 
+    def test_while_a_callback_runs(self, pool):
+        gate = threading.Event()
+        begun = threading.Event()
+
+        def callback(_):
+            begun.set()
+            gate.wait(10)
+
+        result = pool.apply_async(square, (2,), callback=callback)
+        assert begun.wait(10)
+
+        def child():
+            seen = []
+            pool.apply_async(square, (3,), callback=seen.append).get(10)
+            return seen == [9]
+
+        self.run_in_child(child)
+        gate.set()
+        assert result.get(10) == 4
+
     def test_from_inside_a_task(self, pool):
         def task(_):
             self.run_in_child(lambda: ThreadPool(1).map(square, [2]) == [4])

@@ -161,8 +161,19 @@ def summed(
     if bound is None and not any_order:
         return None
     size = g.fold("ADD", g.op("ABS", terms))
-    spread = g.fold("ADD", bound) if bound is not None else None
+    spread = None
+    if bound is not None:
+        # One bound may stand for all elements.
+        one = g.nodes[bound].length == 0
+        spread = times(g, float(length), bound) if one else g.fold("ADD", bound)
     return plus(g, spread, of_order(g, r, size, length, u))
+
+
+def largest(g: Graph, bound: Bound) -> Bound:
+    """Bound a minimum or a maximum of elements."""
+    if bound is None or g.nodes[bound].length == 0:
+        return bound
+    return g.fold("MAX", bound)
 
 
 def of_order(g: Graph, r: int, size: int, length: int, u: float) -> int:

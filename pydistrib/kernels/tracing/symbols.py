@@ -257,12 +257,12 @@ class Symbol:
         return operations.round_symbol(self, ndigits)
 
     def __matmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(other, self)
 
