@@ -118,6 +118,7 @@ class _Task:
     submitted: float = 0.0
     attempts: int = 0
     alone: bool = False
+    by_value: frozenset[str] = frozenset()  # modules that travelled whole with it
     settled: bool = False
 
     def end(self, success: bool, value: Any) -> None:
@@ -409,6 +410,7 @@ class DaskEngine(Engine):
         self.arrays = _Arrays(self.scatter)
         self.durations: dict[str, float] = {}
         self.call_seconds = 1.0  # of late
+        self.shares = False  # whether the last parcel came with arrays
         self.tallies: dict[str, _Tally] = {}
         self.by_value: frozenset[str] = frozenset(() if self.inproc else ("__main__",))
         # Guarded by `changed`, as the queue and what follows.
@@ -691,6 +693,9 @@ class DaskEngine(Engine):
         with self.changed:
             if self.again or self.call_seconds < _PARCEL_SECONDS / 10:
                 return True
+            if self.shares:
+                # Dask takes an array off a worker that has nothing to do with it.
+                return True
             return bool(self.queue) and self.queue[0].ahead
 
     def _seconds(self, task: _Task) -> float | None:
@@ -747,6 +752,7 @@ class DaskEngine(Engine):
             trouble = self.trouble()
             if trouble is not None:
                 raise trouble
+            self.shares = bool(parcel.shared)
             if parcel.lent is None and len(payload) > _HEAVY:
                 payload = self.scatter(np.frombuffer(payload, np.uint8))
             key = f"{_name_of(tasks[0].func)}-{uuid.uuid4().hex}"
@@ -787,6 +793,7 @@ class DaskEngine(Engine):
         calls: list[wire.Packed] = []
         for task in tasks:
             begun = len(parcel.shared)
+            task.by_value = self.by_value
             try:
                 place = places.get(id(task.func))
                 if place is None:
@@ -904,7 +911,7 @@ class DaskEngine(Engine):
 
     def _unknown(self, task: _Task, worker: str, module: str, text: str) -> None:
         """Deal with a function or class that the worker does not find."""
-        if module in self.by_value or not _is_ours(module):
+        if module in task.by_value or not _is_ours(module):
             task.end(
                 False,
                 ClusterError(

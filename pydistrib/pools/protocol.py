@@ -520,13 +520,19 @@ class _Feeder:
         self.out.add(call)
         self.engine.start(call)
         if stream is not None:
-            call._then(functools.partial(_give_unit, stream, index, self.chunk, call))
+            call._then(functools.partial(_give_unit, self.stream, index, self.chunk, call))
         call._then(functools.partial(self.out.discard, call))
 
 
 def _give_unit(
-    stream: ResultIterator[Any], index: int, chunk: int, call: AsyncResult[list[Any]]
+    ref: weakref.ref[ResultIterator[Any]],
+    index: int,
+    chunk: int,
+    call: AsyncResult[list[Any]],
 ) -> None:
+    stream = ref()
+    if stream is None:
+        return
     try:
         values = call.get()
     except BaseException as error:
@@ -804,7 +810,7 @@ class PoolBase:
         )
         return value
 
-    def _wait_for(self, result: AsyncResult[Any]) -> Any:
+    def _wait_for(self, result: AsyncResult[R]) -> R:
         """Get a result that nobody else can have."""
         try:
             return result.get()
