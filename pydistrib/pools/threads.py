@@ -25,16 +25,9 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from pydistrib import _config
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator, TaskQueue
-from pydistrib.pools.protocol import (
-    RUN,
-    Engine,
-    PoolBase,
-    PoolExecutor,
-    PoolStats,
-    TimeoutError,
-    WorkerStats,
-    submit_to,
-)
+from pydistrib.pools.engine import Engine, PoolStats, WorkerStats
+from pydistrib.pools.futures import submit_to
+from pydistrib.pools.protocol import RUN, PoolBase, PoolExecutor, TimeoutError
 
 R = TypeVar("R")
 P = ParamSpec("P")
