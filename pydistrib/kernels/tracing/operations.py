@@ -382,8 +382,10 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     if op is None:
         slow = Operation(function, "", np.power, FUNCTION_UNITS, raises=raises)
         return elementwise(trace, slow, base, exponent)
-    # Arrays take the short cut; one number goes through the C library's pow().
+    # Arrays of floats take the short cut; one number, and in NumPy 1 integers, go through
+    # the C library's pow().
     by_array = base.kind.ndim == 1 and function is operator.pow
+    by_array = by_array and base.kind.name in FLOAT_KINDS
     units = 0.0 if by_array and type(constant) in (int, float) else POWER_UNITS
     arg = convert(base, result.name)
     args: tuple[int, ...] = (arg.node,)
