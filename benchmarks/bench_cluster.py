@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from timing import Row, Settings, Timing, once, ratio_row, take_turns
+from timing import Row, Settings, Timing, ratio_row, take_turns
 
 import pydistrib
 
@@ -108,11 +108,8 @@ def _pairwise(settings: Settings, pool: Any) -> list[Row]:
             "local": lambda x=x, y=y: pydistrib.pairwise(x, y, workers=2),
             "dask": lambda x=x, y=y: pydistrib.pairwise(x, y, pool=pool),
         }
-        times: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(3 if settings.quick else 5):
-            for name, way in ways.items():
-                times[name].append(once(way))
-        local, dask = Timing.of(times["local"]), Timing.of(times["dask"])
+        times = take_turns(ways, 3 if settings.quick else 5)
+        local, dask = times["local"], times["dask"]
         result.append(
             Row(
                 SUBJECT,

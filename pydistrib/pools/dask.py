@@ -121,6 +121,7 @@ class _Task:
     def end(self, success: bool, value: Any) -> None:
         if not self.settled:
             self.settled = True
+            self.data = None  # nobody needs it any more, and it may be large
             self.settle(success, value)
 
 
@@ -914,19 +915,23 @@ class DaskEngine(Engine):
             if parcel not in self.flying:
                 return
             self.flying.discard(parcel)
+        parcel.future = None
+        if parcel.lent is not None:
+            wire.take_back(parcel.lent)
         if success:
             self._open(parcel, wire.Report(*value))
         else:
             self._return_to_sender(parcel, value)
-        parcel.future = None
-        if parcel.lent is not None:
-            wire.take_back(parcel.lent)
 
     def _open(self, parcel: _Parcel, report: wire.Report) -> None:
         """Settle the tasks of a parcel."""
         buffers = iter(report.buffers)
+        outcomes = deque(report.outcomes)
+        report.outcomes.clear()  # a worker of this process has the same list
         seconds = 0.0
-        for task, outcome in zip(parcel.tasks, report.outcomes, strict=False):
+        done = len(outcomes)
+        for task in parcel.tasks[:done]:
+            outcome = outcomes.popleft()
             own = list(itertools.islice(buffers, outcome.buffers))
             seconds += outcome.seconds
             if outcome.status == wire.UNKNOWN:
@@ -940,11 +945,11 @@ class DaskEngine(Engine):
                 value, success = error, False
             task.end(success, value)
         # What was not begun, because others took long, goes to whoever is free.
-        rest = [t for t in parcel.tasks[len(report.outcomes) :] if not t.settled]
+        rest = [t for t in parcel.tasks[done:] if not t.settled]
         with self.changed:
             self.again.extendleft(reversed(rest))
             tally = self.tallies.setdefault(report.worker, _Tally())
-            tally.tasks += sum(t.calls for t in parcel.tasks[: len(report.outcomes)])
+            tally.tasks += sum(t.calls for t in parcel.tasks[:done])
             tally.parcels += 1
             tally.run_time += seconds
             tally.cpu_time += report.cpu_seconds

@@ -410,7 +410,7 @@ def lend(calls: list[Lent]) -> int:
 
 def take_back(number: int) -> None:
     """Forget the calls of a parcel, which has been done or is not wanted."""
-    _lent.pop(number, None)
+    _lent.pop(number, []).clear()  # the worker has the same list
 
 
 def run_parcel(pool: str, payload: Any, *shared: Any) -> Report:
