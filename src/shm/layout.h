@@ -21,8 +21,12 @@
 #include "shm/segment.h"
 #include "shm/table.h"
 
-#define PD_STRIPES 64
-#define PD_STRIPE_BITS 6
+#ifdef PD_TEST
+#    define PD_STRIPE_BITS 4  // so that they meet, and TSan can follow all locks
+#else
+#    define PD_STRIPE_BITS 6
+#endif
+#define PD_STRIPES (1u << PD_STRIPE_BITS)
 #define PD_FIRST_SLOTS 8
 #define PD_PARCELS 2
 
@@ -175,21 +179,29 @@ pd_stripe_of(uint64_t hash)
 pd_status pd_pins_init(pd_table *table);
 void pd_pins_fini(pd_table *table);
 
-// A cell without a pin for the caller, and where it is.  May take the registry's lock and
-// the heap's, so no other may be held.
-pd_status pd_pins_reserve(pd_table *table, int64_t wait_ns, int64_t *pin, uint64_t *where);
-void pd_pins_unreserve(pd_table *table, int64_t pin);
+// A cell that the caller may point to a block.
+typedef struct pd_cell {
+    int64_t pin;     // its number
+    uint64_t where;  // in the segment
+    pd_word *word;
+} pd_cell;
 
-// Makes room for `count` of them, so that as many calls of pd_pins_try() succeed.
-pd_status pd_pins_prepare(pd_table *table, size_t count, int64_t wait_ns);
-bool pd_pins_try(pd_table *table, int64_t *pin, uint64_t *where);
+// `count` cells without a pin.  Takes pins.mutex, and may take the registry's lock and the
+// heap's, so no other may be held.
+pd_status pd_pins_reserve(pd_table *table, size_t count, int64_t wait_ns, pd_cell *cells);
+void pd_pins_unreserve(pd_table *table, int64_t pin);
 
 // Steps of an operation on a locked stripe, between begin and commit: points a cell to a
 // value's block; or takes it away, and returns the block if nothing else needs it.
-void pd_pins_point(pd_stripe *stripe, pd_word *cell, uint64_t where, pd_block *block,
+void pd_pins_point(pd_stripe *stripe,
+                   const pd_cell *cell,
+                   pd_block *block,
                    uint64_t offset);
-void pd_pins_drop(pd_table *table, pd_stripe *stripe, pd_word *cell, uint64_t where,
-                  pd_block *block, uint64_t offset);
+void pd_pins_drop(pd_table *table,
+                  pd_stripe *stripe,
+                  const pd_cell *cell,
+                  pd_block *block,
+                  uint64_t offset);
 
 // ---- table.c ----
 

@@ -114,17 +114,33 @@ unlock_registry(pd_table *table)
     (void)pd_lock_release(&table->shared->registry.lock);
 }
 
+// Repairs all stripes whose owner died: what is to be undone there may be in the cells.
+static pd_status
+settle_stripes(pd_table *table, int64_t wait_ns)
+{
+    pd_status status = PD_OK;
+    for (unsigned i = 0; status == PD_OK && i < PD_STRIPES; i++) {
+        pd_stripe *stripe = &table->shared->stripes[i];
+        status = pd_stripe_lock(table, stripe, wait_ns);
+        if (status == PD_OK) {
+            pd_stripe_unlock(table, stripe);
+        }
+    }
+    return status;
+}
+
 // Drops the pin in a cell of a dead process, or of this one.  PD_ETIMEDOUT leaves it.
 static pd_status
-drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
+drop_cell(pd_table *table, pd_word *word, uint64_t where, int64_t wait_ns)
 {
-    uint64_t offset = pd_load(cell);
+    uint64_t offset = pd_load(word);
     size_t room;
     pd_block *block = offset != 0 ? pd_heap_block(table->segment, offset, &room) : NULL;
     if (block == NULL) {
-        pd_store(cell, 0);
+        pd_store(word, 0);
         return PD_OK;
     }
+    pd_cell cell = {.word = word, .where = where};
     uint64_t index = pd_load(&block->next);
     if (index >= PD_STRIPES) {
         return PD_ECORRUPT;
@@ -135,9 +151,9 @@ drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
         return status;
     }
     // Had its owner died in the middle of pinning, the repair has just emptied the cell.
-    if (pd_load(cell) == offset) {
+    if (pd_load(word) == offset) {
         pd_stripe_begin(stripe);
-        pd_pins_drop(table, stripe, cell, where, block, offset);
+        pd_pins_drop(table, stripe, &cell, block, offset);
         pd_stripe_commit(table, stripe);
     }
     pd_stripe_unlock(table, stripe);
@@ -147,8 +163,11 @@ drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
 static pd_status
 reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
 {
-    pd_status status = settle_granted(table, &holder->granted, at + HOLDER_PARCEL,
-                                      pd_load(&holder->chunks));
+    pd_status status = settle_stripes(table, wait_ns);
+    if (status == PD_OK) {
+        status = settle_granted(table, &holder->granted, at + HOLDER_PARCEL,
+                                pd_load(&holder->chunks));
+    }
     uint64_t offset = pd_load(&holder->chunks);
     uint64_t most = pd_segment_size(table->segment) / sizeof(pd_chunk) + 1;
     while (status == PD_OK && offset != 0) {
@@ -427,46 +446,23 @@ prepare_locked(pd_table *table, size_t count, int64_t wait_ns)
 }
 
 pd_status
-pd_pins_prepare(pd_table *table, size_t count, int64_t wait_ns)
+pd_pins_reserve(pd_table *table, size_t count, int64_t wait_ns, pd_cell *cells)
 {
-    pthread_mutex_lock(&table->pins.mutex);
-    pd_status status = prepare_locked(table, count, wait_ns);
-    pthread_mutex_unlock(&table->pins.mutex);
-    return status;
-}
-
-static bool
-pop_unused(pd_pins *pins, int64_t *pin, uint64_t *where)
-{
-    if (pins->unused_count == 0) {
-        return false;
-    }
-    *pin = pins->unused[--pins->unused_count];
-    *where = pins->where[*pin];
-    return true;
-}
-
-bool
-pd_pins_try(pd_table *table, int64_t *pin, uint64_t *where)
-{
-    pthread_mutex_lock(&table->pins.mutex);
-    bool popped = pop_unused(&table->pins, pin, where);
-    pthread_mutex_unlock(&table->pins.mutex);
-    return popped;
-}
-
-pd_status
-pd_pins_reserve(pd_table *table, int64_t wait_ns, int64_t *pin, uint64_t *where)
-{
+    pd_pins *pins = &table->pins;
     if (atomic_exchange(&table->grew, false)) {
         (void)pd_table_reap(table, 0);
     }
-    pthread_mutex_lock(&table->pins.mutex);
-    pd_status status = prepare_locked(table, 1, wait_ns);
-    if (status == PD_OK) {
-        (void)pop_unused(&table->pins, pin, where);
+    pthread_mutex_lock(&pins->mutex);
+    pd_status status = prepare_locked(table, count, wait_ns);
+    for (size_t i = 0; status == PD_OK && i < count; i++) {
+        int64_t pin = pins->unused[--pins->unused_count];
+        cells[i] = (pd_cell){.pin = pin, .where = pins->where[pin]};
+        cells[i].word = pd_segment_at(table->segment, cells[i].where, sizeof(pd_word));
+        if (cells[i].word == NULL) {
+            status = PD_ECORRUPT;
+        }
     }
-    pthread_mutex_unlock(&table->pins.mutex);
+    pthread_mutex_unlock(&pins->mutex);
     return status;
 }
 
@@ -502,13 +498,9 @@ pd_table_unpin(pd_table *table, int64_t pin)
 }
 
 void
-pd_pins_point(pd_stripe *stripe,
-              pd_word *cell,
-              uint64_t where,
-              pd_block *block,
-              uint64_t offset)
+pd_pins_point(pd_stripe *stripe, const pd_cell *cell, pd_block *block, uint64_t offset)
 {
-    pd_stripe_set_at(stripe, cell, where, offset);
+    pd_stripe_set_at(stripe, cell->word, cell->where, offset);
     pd_stripe_set_at(stripe, &block->pins, offset + offsetof(pd_block, pins),
                      pd_load(&block->pins) + PD_ONE_PIN);
 }
@@ -516,14 +508,13 @@ pd_pins_point(pd_stripe *stripe,
 void
 pd_pins_drop(pd_table *table,
              pd_stripe *stripe,
-             pd_word *cell,
-             uint64_t where,
+             const pd_cell *cell,
              pd_block *block,
              uint64_t offset)
 {
     uint64_t pins = pd_load(&block->pins);
     pins = pins >= PD_ONE_PIN ? pins - PD_ONE_PIN : 0;
-    pd_stripe_set_at(stripe, cell, where, 0);
+    pd_stripe_set_at(stripe, cell->word, cell->where, 0);
     pd_stripe_set_at(stripe, &block->pins, offset + offsetof(pd_block, pins), pins);
     if (pins == 0) {
         pd_stripe_set(table, stripe, &stripe->returned[0], offset);
@@ -551,7 +542,8 @@ copy_pin(pd_table *table, uint64_t from, uint64_t to)
     } while (status == PD_ETIMEDOUT);
     if (status == PD_OK) {
         pd_stripe_begin(stripe);
-        pd_pins_point(stripe, its, to, block, offset);
+        pd_cell cell = {.word = its, .where = to};
+        pd_pins_point(stripe, &cell, block, offset);
         pd_stripe_commit(table, stripe);
         pd_stripe_unlock(table, stripe);
     }

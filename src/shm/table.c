@@ -308,31 +308,13 @@ pd_slot_value(pd_table *table, pd_slot *slot, uint64_t *offset, uint64_t *size)
     return block != NULL && *size <= room ? block : NULL;
 }
 
-// A cell for a pin that may turn out not to be needed.
-typedef struct spare_cell {
-    int64_t pin;
-    uint64_t where;
-    pd_word *cell;
-} spare_cell;
-
-static pd_status
-reserve_cell(pd_table *table, int64_t wait_ns, spare_cell *spare)
-{
-    pd_status status = pd_pins_reserve(table, wait_ns, &spare->pin, &spare->where);
-    if (status != PD_OK) {
-        return status;
-    }
-    spare->cell = pd_segment_at(table->segment, spare->where, sizeof(*spare->cell));
-    return spare->cell != NULL ? PD_OK : PD_ECORRUPT;
-}
-
-// Reads a slot of a locked stripe.  PD_EAGAIN_CELL is said by *needs_cell: a large value
-// cannot be read without.  A used cell's pin is in found->pin.
+// Reads a slot of a locked stripe.  A large value needs a cell: without one,
+// *needs_cell says so.  If it was used, found->pin is its number.
 static pd_status
 read_slot(pd_table *table,
           const locked *at,
           pd_slot *slot,
-          const spare_cell *spare,
+          const pd_cell *spare,
           pd_found *found,
           bool *needs_cell)
 {
@@ -359,7 +341,7 @@ read_slot(pd_table *table,
         return PD_ETIMEDOUT;
     }
     pd_stripe_begin(at->stripe);
-    pd_pins_point(at->stripe, spare->cell, spare->where, block, offset);
+    pd_pins_point(at->stripe, spare, block, offset);
     pd_stripe_commit(table, at->stripe);
     found->pin = spare->pin;
     return PD_OK;
@@ -368,7 +350,7 @@ read_slot(pd_table *table,
 static pd_status
 get_locked(pd_table *table,
            const pd_key *key,
-           const spare_cell *spare,
+           const pd_cell *spare,
            int64_t wait_ns,
            pd_found *found,
            bool *needs_cell)
@@ -397,8 +379,8 @@ pd_table_get(pd_table *table, const pd_key *key, int64_t wait_ns, pd_found *foun
     if (!needs_cell) {
         return status;
     }
-    spare_cell spare;
-    status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
@@ -875,7 +857,7 @@ static pd_status
 stage_locked(pd_table *table,
              locked *at,
              uint64_t size,
-             const spare_cell *spare,
+             const pd_cell *spare,
              int64_t wait_ns,
              void **data)
 {
@@ -893,7 +875,7 @@ stage_locked(pd_table *table,
     pd_store(&block->next, (uint64_t)(stripe - table->shared->stripes));
     pd_store(&block->size, size);
     pd_stripe_begin(stripe);
-    pd_pins_point(stripe, spare->cell, spare->where, block, offset);
+    pd_pins_point(stripe, spare, block, offset);
     set_own(table, at, &stripe->granted[0], 0);
     pd_stripe_commit(table, stripe);
     *data = pd_block_payload(block);
@@ -908,8 +890,8 @@ pd_table_stage(pd_table *table,
                void **data,
                int64_t *pin)
 {
-    spare_cell spare;
-    pd_status status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    pd_status status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
@@ -932,7 +914,7 @@ static pd_status
 remove_locked(pd_table *table,
               locked *at,
               pd_slot *slot,
-              const spare_cell *spare,
+              const pd_cell *spare,
               pd_found *found,
               bool *needs_cell)
 {
@@ -947,7 +929,7 @@ try_remove(pd_table *table,
            const pd_key *key,
            pd_rule rule,
            uint64_t version,
-           const spare_cell *spare,
+           const pd_cell *spare,
            int64_t wait_ns,
            pd_found *found,
            bool *needs_cell)
@@ -983,8 +965,8 @@ pd_table_remove(pd_table *table,
     if (!needs_cell) {
         return status;
     }
-    spare_cell spare;
-    status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
