@@ -74,6 +74,7 @@ typedef struct pd_registry {
     pd_lock lock;
     pd_word holders;  // the first of the list
     pd_word granted;
+    pd_word dirty;  // as in a stripe
 } pd_registry;
 
 // The payload of a block: one process's pins.
@@ -134,7 +135,7 @@ struct pd_table {
 
 // ---- stripe.c: one stripe under its lock ----
 
-// Locks a stripe and repairs it, if its last owner died.  Gives back what was returned.
+// Locks a stripe, repairs it if its last owner died, and empties its parcels.
 pd_status pd_stripe_lock(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 void pd_stripe_unlock(pd_table *table, pd_stripe *stripe);
@@ -143,6 +144,14 @@ void pd_stripe_unlock(pd_table *table, pd_stripe *stripe);
 // them, or, if the process dies, none.  The commit gives back what was returned.
 void pd_stripe_begin(pd_stripe *stripe);
 void pd_stripe_commit(pd_table *table, pd_stripe *stripe);
+
+// Whether what was returned is given back, so that more can be.  If not, the heap is busy,
+// and it will be when the stripe is locked the next time.
+static inline bool
+pd_stripe_ready(const pd_stripe *stripe)
+{
+    return pd_load(&stripe->returned[0]) == 0 && pd_load(&stripe->returned[1]) == 0;
+}
 
 // A word of the shared header, or of a block at a known offset.
 void pd_stripe_set(pd_table *table, pd_stripe *stripe, pd_word *word, uint64_t value);

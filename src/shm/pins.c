@@ -18,7 +18,9 @@
 // Fork: a child has the parent's views, and nothing in it runs before it uses them.  So the
 // parent, just before, makes a holder that pins the same blocks with cells of the same
 // numbers; the child takes it over, and until then it counts as the parent's.  (If the
-// fork fails, it is reaped with the parent.)  Without pins there is nothing to do.
+// fork fails, it is reaped with the parent.)  Without pins there is nothing to do.  Where
+// there is no memory for it, or a lock cannot be had for a second, the child's views are of
+// memory that may be used again when the parent has dropped its own.
 //
 // Locks: see layout.h.  `tables.mutex` is outermost.
 #include "shm/layout.h"
@@ -28,7 +30,7 @@
 
 #include "base/alloc.h"
 
-#define WAIT_NS 50000000
+#define FORK_WAIT_NS 1000000000
 #define UNPIN_WAIT_NS 1000000
 
 static struct {
@@ -61,26 +63,36 @@ chunk_at(pd_table *table, uint64_t offset)
     return block != NULL && room >= sizeof(pd_chunk) ? pd_block_payload(block) : NULL;
 }
 
-static pd_status
-give(pd_table *table, uint64_t where)
-{
-    pd_status status;
-    do {
-        status = pd_heap_give(&table->shared->heap, table->segment, where, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    return status;
-}
-
 // Of a granted block that was linked before its owner died, only the parcel is left.
 static pd_status
-settle_granted(pd_table *table, pd_word *granted, uint64_t where, uint64_t linked)
+settle_granted(pd_table *table,
+               pd_word *granted,
+               uint64_t where,
+               uint64_t linked,
+               int64_t wait_ns)
 {
     uint64_t offset = pd_load(granted);
     if (offset != 0 && offset == linked) {
         pd_store(granted, 0);
         return PD_OK;
     }
-    return offset != 0 ? give(table, where) : PD_OK;
+    return offset != 0 ? pd_heap_give(&table->shared->heap, table->segment, where, wait_ns)
+                       : PD_OK;
+}
+
+static pd_status
+repair_registry(pd_table *table, int64_t wait_ns)
+{
+    pd_registry *registry = &table->shared->registry;
+    pd_status status = pd_heap_settle(&table->shared->heap, table->segment, wait_ns);
+    if (status == PD_OK) {
+        status = settle_granted(table, &registry->granted, REGISTRY_PARCEL,
+                                pd_load(&registry->holders), wait_ns);
+    }
+    if (status == PD_OK) {
+        pd_store(&registry->dirty, 0);
+    }
+    return status;
 }
 
 static pd_status
@@ -89,22 +101,21 @@ lock_registry(pd_table *table, int64_t wait_ns)
     pd_registry *registry = &table->shared->registry;
     bool died;
     pd_status status = pd_lock_acquire(&registry->lock, wait_ns, &died);
-    if (status != PD_OK || !died) {
-        return status;
-    }
-    do {
-        status = pd_heap_settle(&table->shared->heap, table->segment, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    if (status == PD_OK) {
-        status = settle_granted(table, &registry->granted, REGISTRY_PARCEL,
-                                pd_load(&registry->holders));
-    }
     if (status != PD_OK) {
-        (void)pd_lock_release(&registry->lock);
         return status;
     }
-    pd_lock_repaired(&registry->lock);
-    return PD_OK;
+    if (died) {
+        pd_store(&registry->dirty, 1);
+        PD_CRASH_POINT();
+        pd_lock_repaired(&registry->lock);
+    }
+    if (pd_load(&registry->dirty) != 0) {
+        status = repair_registry(table, wait_ns);
+        if (status != PD_OK) {
+            (void)pd_lock_release(&registry->lock);
+        }
+    }
+    return status;
 }
 
 static void
@@ -166,7 +177,7 @@ reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
     pd_status status = settle_stripes(table, wait_ns);
     if (status == PD_OK) {
         status = settle_granted(table, &holder->granted, at + HOLDER_PARCEL,
-                                pd_load(&holder->chunks));
+                                pd_load(&holder->chunks), wait_ns);
     }
     uint64_t offset = pd_load(&holder->chunks);
     uint64_t most = pd_segment_size(table->segment) / sizeof(pd_chunk) + 1;
@@ -195,10 +206,7 @@ reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
 static pd_status
 reap_locked(pd_table *table, int64_t wait_ns)
 {
-    pd_status status;
-    do {
-        status = pd_heap_settle(&table->shared->heap, table->segment, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
+    pd_status status = pd_heap_settle(&table->shared->heap, table->segment, wait_ns);
     uint64_t offset = pd_load(&table->shared->registry.holders);
     uint64_t most = pd_segment_size(table->segment) / PD_UNIT;
     while (status == PD_OK && offset != 0) {
@@ -536,11 +544,7 @@ copy_pin(pd_table *table, uint64_t from, uint64_t to)
         return;
     }
     pd_stripe *stripe = &table->shared->stripes[pd_load(&block->next)];
-    pd_status status;
-    do {
-        status = pd_stripe_lock(table, stripe, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    if (status == PD_OK) {
+    if (pd_stripe_lock(table, stripe, FORK_WAIT_NS) == PD_OK) {
         pd_stripe_begin(stripe);
         pd_cell cell = {.word = its, .where = to};
         pd_pins_point(stripe, &cell, block, offset);
@@ -555,11 +559,11 @@ make_child_holder(pd_table *table)
 {
     pd_pins *pins = &table->pins;
     uint64_t holder = 0;
-    pd_status status = lock_registry(table, WAIT_NS);
+    pd_status status = lock_registry(table, FORK_WAIT_NS);
     if (status != PD_OK) {
         return status;
     }
-    status = take_holder(table, WAIT_NS, &holder);
+    status = take_holder(table, FORK_WAIT_NS, &holder);
     unlock_registry(table);
     uint64_t *where = NULL;
     size_t count = 0;
@@ -568,7 +572,7 @@ make_child_holder(pd_table *table)
         where = NULL;
         status = list_cells(table, holder, &where, &count);
         if (status == PD_OK && count < pins->cells) {
-            status = add_chunk(table, holder, WAIT_NS);
+            status = add_chunk(table, holder, FORK_WAIT_NS);
         }
     }
     if (status != PD_OK) {
@@ -593,10 +597,7 @@ before_fork(void)
         pthread_mutex_lock(&pins->mutex);
         bool own = pins->holder != 0 && pins->forks == pd_process_forks();
         if (own && pins->unused_count + pins->late_count < pins->cells) {
-            pd_status status;
-            do {
-                status = make_child_holder(table);
-            } while (status == PD_ETIMEDOUT);
+            (void)make_child_holder(table);
         }
     }
 }

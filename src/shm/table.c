@@ -517,7 +517,7 @@ rebuild(pd_table *table, locked *at, int64_t wait_ns)
     pd_stripe_commit(table, stripe);
     at->slots = slots;
     at->mask = slots_wanted - 1;
-    return PD_OK;
+    return pd_stripe_ready(stripe) ? PD_OK : PD_ETIMEDOUT;
 }
 
 // Takes a slot out of its table, between begin and commit; its value is not its matter.
@@ -565,7 +565,7 @@ check_claim(pd_table *table, locked *at, const pd_key *key)
     pd_stripe_begin(at->stripe);
     erase_slot(table, at, slot);
     pd_stripe_commit(table, at->stripe);
-    return PD_OK;
+    return pd_stripe_ready(at->stripe) ? PD_OK : PD_ETIMEDOUT;
 }
 
 // The block of a slot's value, NULL if it is inline; PD_ECORRUPT if it makes no sense.
@@ -1100,8 +1100,8 @@ pd_stripe_clear(pd_table *table, pd_stripe *stripe)
         bool goes = (meta & 0xff) == PD_SLOT_LIVE && !((meta >> 8) & PD_HIDDEN_KIND);
         if (goes && !(claims && is_claimed(table, &at, &at.slots[i]))) {
             pd_status status = remove_slot(table, &at, &at.slots[i]);
-            if (status != PD_OK) {
-                return status;
+            if (status != PD_OK || !pd_stripe_ready(stripe)) {
+                return status != PD_OK ? status : PD_ETIMEDOUT;
             }
         }
     }
