@@ -66,6 +66,7 @@ typedef struct pd_stripe {
     // Taken from the heap and not in use yet; no longer in use and not given back yet.
     _Alignas(PD_UNIT) pd_word granted[PD_PARCELS];
     pd_word returned[PD_PARCELS];
+    pd_word dirty;  // 1: its owner died and it is not repaired yet
     pd_log log;
 } pd_stripe;
 
