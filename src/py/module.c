@@ -2,6 +2,7 @@
 #define PD_IMPORT_NUMPY
 #include "py/binding.h"
 #include "py/producer.h"
+#include "py/shared.h"
 
 PyObject *
 pd_raise(pd_status status)
@@ -37,6 +38,15 @@ add_main_thread(PyObject *module)
 }
 
 static int
+add_shared_types(PyObject *module)
+{
+    return pd_add_pin_type(module) < 0 || pd_add_table_type(module) < 0 ||
+                   pd_add_block_type(module) < 0 || pd_add_mutex_type(module) < 0
+               ? -1
+               : 0;
+}
+
+static int
 core_exec(PyObject *module)
 {
     if (PyArray_ImportNumPyAPI() < 0 || pd_import_ufuncs() < 0) {
@@ -44,7 +54,8 @@ core_exec(PyObject *module)
     }
     PyMethodDef *const tables[] = {
         pd_callable_methods, pd_expr_methods,     pd_metric_methods,
-        pd_result_methods,   pd_settings_methods, pd_store_methods,
+        pd_result_methods,   pd_settings_methods, pd_shared_methods,
+        pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
@@ -52,7 +63,7 @@ core_exec(PyObject *module)
         }
     }
     return pd_add_producer_type(module) < 0 || pd_add_result_handler(module) < 0 ||
-                   add_main_thread(module) < 0
+                   add_main_thread(module) < 0 || add_shared_types(module) < 0
                ? -1
                : 0;
 }
@@ -64,6 +75,12 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->producer_type);
     Py_VISIT(state->result_handler);
     Py_VISIT(state->main_thread);
+    Py_VISIT(state->shared.array_type);
+    Py_VISIT(state->shared.dtype_to_text);
+    Py_VISIT(state->shared.text_to_dtype);
+    Py_VISIT(state->shared.dumps);
+    Py_VISIT(state->shared.loads);
+    Py_VISIT(state->shared.pin_type);
     return 0;
 }
 
@@ -74,6 +91,12 @@ core_clear(PyObject *module)
     Py_CLEAR(state->producer_type);
     Py_CLEAR(state->result_handler);
     Py_CLEAR(state->main_thread);
+    Py_CLEAR(state->shared.array_type);
+    Py_CLEAR(state->shared.dtype_to_text);
+    Py_CLEAR(state->shared.text_to_dtype);
+    Py_CLEAR(state->shared.dumps);
+    Py_CLEAR(state->shared.loads);
+    Py_CLEAR(state->shared.pin_type);
     return 0;
 }
 
@@ -107,6 +130,13 @@ static struct PyModuleDef core_module = {
     .m_clear = core_clear,
     .m_free = core_free,
 };
+
+pd_module_state *
+pd_state_of_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &core_module);
+    return module != NULL ? PyModule_GetState(module) : NULL;
+}
 
 PyMODINIT_FUNC
 PyInit__core(void)

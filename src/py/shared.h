@@ -43,17 +43,20 @@ int pd_key_encode(pd_table *table, PyObject *object, pd_key_draft *draft);
 void pd_key_clear(pd_key_draft *draft);
 
 // A new reference to the key that was encoded: equal, and of the same type.
-PyObject *pd_key_decode(uint8_t kind, const unsigned char *bytes, size_t size, size_t extra);
+PyObject *pd_key_decode(uint8_t kind,
+                        const unsigned char *bytes,
+                        size_t size,
+                        size_t extra);
 
 // ---- Values (sharedvalue.c) ----
 
 typedef struct pd_value_draft {
     pd_value value;
-    uint64_t word;          // what value.data points to, for numbers
-    PyObject *owner;        // owned: the same for long integers and pickles
-    PyArrayObject *array;   // owned: an array that pd_value_fill() copies
-    PyObject *dtype;        // owned: text that names the array's dtype
-    size_t data_offset;     // where its elements begin
+    uint64_t word;         // what value.data points to, for numbers
+    PyObject *owner;       // owned: the same for long integers and pickles
+    PyArrayObject *array;  // owned: an array that pd_value_fill() copies
+    PyObject *dtype;       // owned: text that names the array's dtype
+    size_t data_offset;    // where its elements begin
     unsigned char small[PD_SMALL_BYTES];
 } pd_value_draft;
 
@@ -66,11 +69,8 @@ int pd_value_fill(pd_value_draft *draft, void *to);
 void pd_value_clear(pd_value_draft *draft);
 
 // A new reference.  The pin, if there is one, is used up, also on failure.
-PyObject *pd_value_decode(pd_table_object *self,
-                          uint8_t type,
-                          const void *data,
-                          uint64_t size,
-                          int64_t pin);
+PyObject *pd_value_decode(
+    pd_table_object *self, uint8_t type, const void *data, uint64_t size, int64_t pin);
 
 int pd_add_pin_type(PyObject *module);
 int pd_add_table_type(PyObject *module);

@@ -128,10 +128,11 @@ encode_float(double number, leaf *out)
 static int
 refuse(PyObject *object)
 {
-    PyErr_Format(PyExc_TypeError,
-                 "a key must be a str, bytes, int, float, bool, None or a tuple of these, "
-                 "not %.200s",
-                 Py_TYPE(object)->tp_name);
+    PyErr_Format(
+        PyExc_TypeError,
+        "a key must be a str, bytes, int, float, bool, None or a tuple of these, "
+        "not %.200s",
+        Py_TYPE(object)->tp_name);
     return -1;
 }
 
@@ -198,7 +199,8 @@ typedef struct writer {
 } writer;
 
 static int
-append(unsigned char **buffer, size_t *size, size_t *room, const void *data, size_t count)
+append(
+    unsigned char **buffer, size_t *size, size_t *room, const void *data, size_t count)
 {
     if (count > MAX_KEY_BYTES || *size + count > MAX_KEY_BYTES) {
         PyErr_SetString(PyExc_ValueError, "a key must be smaller than 1 GiB");

@@ -5,8 +5,8 @@
 
 #include "base/clock.h"
 
-#define SLICE_NS 50000000        // how long Ctrl-C may have to wait
-#define FIRST_NAP_NS 20000       // between two looks at a claim
+#define SLICE_NS 50000000   // how long Ctrl-C may have to wait
+#define FIRST_NAP_NS 20000  // between two looks at a claim
 #define LONGEST_NAP_NS 2000000
 
 static bool
@@ -24,7 +24,8 @@ nap(int64_t ns)
 
 // Locks wake who waits for them; claims, which are few and long, are looked at.
 static pd_status
-run_slice(pd_shared_op op, void *call, pd_status last, int64_t slice_ns, int64_t *nap_ns)
+run_slice(
+    pd_shared_op op, void *call, pd_status last, int64_t slice_ns, int64_t *nap_ns)
 {
     if (last == PD_ECLAIMED) {
         nap(*nap_ns < slice_ns ? *nap_ns : slice_ns);

@@ -22,7 +22,9 @@
 #define BYTES_FLAG 0x400u
 #define CLASS_MASK 0xffu
 #define RESIDENT_BYTES ((uint64_t)64 << 20)
-#define DISCARD_BYTES ((uint64_t)128 << 10)  // smaller blocks are not worth a system call
+#define MOST_SPARE_BYTES ((uint64_t)16 << 20)
+#define DISCARD_BYTES \
+    ((uint64_t)128 << 10)  // smaller blocks are not worth a system call
 #define GROW_BYTES ((uint64_t)256 << 10)
 
 // The class of the smallest blocks with at least `units`; PD_CLASSES if there is none.
@@ -153,18 +155,16 @@ take_free(pd_heap *heap, pd_segment *segment, pd_word *list, uint64_t *out)
         set(heap, &heap->resident, pd_load(&heap->resident) - bytes);
     }
     set(heap, list, pd_load(&block->next));
-    pd_log_set(&heap->log, &block->head, offset, head & ~(uint64_t)(FREE_FLAG | BARE_FLAG));
+    pd_log_set(&heap->log, &block->head, offset,
+               head & ~(uint64_t)(FREE_FLAG | BARE_FLAG));
     *out = offset;
     return PD_OK;
 }
 
 // A block from beyond `top`; not committed.
 static pd_status
-take_fresh(pd_heap *heap,
-           pd_segment *segment,
-           unsigned flags,
-           unsigned index,
-           uint64_t *out)
+take_fresh(
+    pd_heap *heap, pd_segment *segment, unsigned flags, unsigned index, uint64_t *out)
 {
     uint64_t offset = pd_load(&heap->top);
     uint64_t bytes = class_bytes(index);
@@ -174,7 +174,7 @@ take_fresh(pd_heap *heap,
     if (pd_segment_at(segment, offset, bytes) == NULL) {
         // Some to spare, but not when only just what is needed can be had.
         uint64_t spare = offset / 8 > GROW_BYTES ? offset / 8 : GROW_BYTES;
-        spare = spare < RESIDENT_BYTES ? spare : RESIDENT_BYTES;
+        spare = spare < MOST_SPARE_BYTES ? spare : MOST_SPARE_BYTES;
         pd_status status = pd_segment_extend(segment, offset + bytes + spare);
         if (status == PD_ENOMEM) {
             status = pd_segment_extend(segment, offset + bytes);
@@ -289,8 +289,9 @@ audit_list(pd_heap *heap,
     uint64_t offset = pd_load(&heap->free[family][index]);
     unsigned flags = family == PD_BYTES ? BYTES_FLAG : 0;
     uint64_t most = pd_segment_size(segment) / class_bytes(index) + 1;
-    for (; offset != 0; offset = pd_load(&((pd_block *)pd_segment_at(
-                            segment, offset, sizeof(pd_block)))->next))
+    for (; offset != 0;
+         offset = pd_load(
+             &((pd_block *)pd_segment_at(segment, offset, sizeof(pd_block)))->next))
     {
         uint64_t head;
         if (most-- == 0 || sound_block(segment, offset, &head) == NULL ||

@@ -30,19 +30,19 @@ typedef enum pd_family {
 // Lies in a segment.  All guarded by `lock`.
 typedef struct pd_heap {
     pd_lock lock;
-    pd_word first;      // where the blocks begin; immutable
-    pd_word top;        // behind the last block
-    pd_word resident;   // bytes of the free blocks that still have their memory
+    pd_word first;     // where the blocks begin; immutable
+    pd_word top;       // behind the last block
+    pd_word resident;  // bytes of the free blocks that still have their memory
     pd_word free[PD_FAMILIES][PD_CLASSES];  // the latest freed of each; 0: none
     pd_log log;
 } pd_heap;
 
 // The head of each block; what the caller may use follows it.
 typedef struct pd_block {
-    pd_word head;     // magic, flags, class: heap.c's business
-    pd_word next;     // while free: the next on its list.  Else the owner's
-    pd_word pins;     // the owner's; 0 when taken
-    pd_word size;     // the owner's
+    pd_word head;  // magic, flags, class: heap.c's business
+    pd_word next;  // while free: the next on its list.  Else the owner's
+    pd_word pins;  // the owner's; 0 when taken
+    pd_word size;  // the owner's
 } pd_block;
 
 // Blocks lie from `first` on.

@@ -46,8 +46,8 @@ typedef struct pd_slot {
 #define PD_IN_BLOCK 255u
 #define PD_SLOT_EMPTY 0u
 #define PD_SLOT_LIVE 1u
-#define PD_SLOT_DEAD 2u         // was live: a search goes on
-#define PD_HIDDEN_KIND 0x80u    // a claim on the key of the same bytes
+#define PD_SLOT_DEAD 2u       // was live: a search goes on
+#define PD_HIDDEN_KIND 0x80u  // a claim on the key of the same bytes
 #define PD_META_EXTRA ((uint64_t)0xff << 24)
 
 // Guarded by `lock`, but for reading what readers without it look at.
@@ -80,17 +80,19 @@ typedef struct pd_registry {
 
 // The payload of a block: one process's pins.
 typedef struct pd_holder {
-    pd_word who;      // a pd_process_id; 0: free for another process
-    pd_word next;     // immutable
-    pd_word chunks;   // written by the process itself; when it is dead, by the registry's
+    pd_word who;   // a pd_process_id; 0: free for another process
+    pd_word next;  // immutable
+    pd_word
+        chunks;  // written by the process itself; when it is dead, by the registry's
     pd_word granted;  // owner, like what follows
 } pd_holder;
 
 #define PD_CELLS 500
 
 typedef struct pd_chunk {
-    pd_word next;             // immutable
-    pd_word cells[PD_CELLS];  // 0 or the offset of a block; guarded by the block's stripe
+    pd_word next;  // immutable
+    pd_word
+        cells[PD_CELLS];  // 0 or the offset of a block; guarded by the block's stripe
 } pd_chunk;
 
 typedef struct pd_shared {
@@ -109,10 +111,10 @@ _Static_assert(sizeof(pd_shared) % PD_UNIT == 0, "blocks follow");
 // The pins of this process.  All guarded by `mutex`.
 typedef struct pd_pins {
     pthread_mutex_t mutex;
-    unsigned forks;      // pd_process_forks() when the holder was taken
-    uint64_t holder;     // offset of the holder's block; 0: none yet
-    uint64_t *where;     // owned: offsets of the cells, by number
-    int64_t *unused;     // owned: a stack of the numbers of those without a pin
+    unsigned forks;   // pd_process_forks() when the holder was taken
+    uint64_t holder;  // offset of the holder's block; 0: none yet
+    uint64_t *where;  // owned: offsets of the cells, by number
+    int64_t *unused;  // owned: a stack of the numbers of those without a pin
     size_t cells;
     size_t unused_count;
     int64_t *late;  // owned: pins to be dropped when their stripe can be locked
@@ -198,7 +200,10 @@ typedef struct pd_cell {
 
 // `count` cells without a pin.  Takes pins.mutex, and may take the registry's lock and the
 // heap's, so no other may be held.
-pd_status pd_pins_reserve(pd_table *table, size_t count, int64_t wait_ns, pd_cell *cells);
+pd_status pd_pins_reserve(pd_table *table,
+                          size_t count,
+                          int64_t wait_ns,
+                          pd_cell *cells);
 void pd_pins_unreserve(pd_table *table, int64_t pin);
 
 // Steps of an operation on a locked stripe, between begin and commit: points a cell to a
@@ -216,14 +221,14 @@ void pd_pins_drop(pd_table *table,
 // ---- table.c ----
 
 // The bytes of a live slot's key: inline, or in a block.  NULL if they cannot be.
-const pd_word *pd_slot_key(pd_table *table,
-                           pd_slot *slot,
-                           uint32_t *size,
-                           uint32_t *extra,
-                           uint64_t *block);
+const pd_word *pd_slot_key(
+    pd_table *table, pd_slot *slot, uint32_t *size, uint32_t *extra, uint64_t *block);
 
 // The block of a slot's value, NULL if it makes no sense; *size as the slot says.
-pd_block *pd_slot_value(pd_table *table, pd_slot *slot, uint64_t *offset, uint64_t *size);
+pd_block *pd_slot_value(pd_table *table,
+                        pd_slot *slot,
+                        uint64_t *offset,
+                        uint64_t *size);
 
 uint64_t pd_table_hash(uint64_t seed, uint8_t kind, const pd_word *words, size_t size);
 

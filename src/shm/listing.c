@@ -52,7 +52,8 @@ add_bytes(pd_listing *listing, size_t size, size_t *where)
     size_t end = begin + ((size + 7) & ~(size_t)7);
     if (end > listing->bytes_room) {
         void *bytes = listing->bytes;
-        pd_status status = grow(&bytes, 1, listing->bytes_used, &listing->bytes_room, end);
+        pd_status status =
+            grow(&bytes, 1, listing->bytes_used, &listing->bytes_room, end);
         if (status != PD_OK) {
             return status;
         }
@@ -82,11 +83,8 @@ add_key(pd_table *table, pd_slot *slot, pd_listing *listing, pd_entry *entry)
 }
 
 static pd_status
-pin_value(lister *job,
-          pd_stripe *stripe,
-          pd_block *block,
-          uint64_t offset,
-          pd_entry *entry)
+pin_value(
+    lister *job, pd_stripe *stripe, pd_block *block, uint64_t offset, pd_entry *entry)
 {
     if (job->cells_used == job->cell_count) {
         job->needs_cells = true;
@@ -113,8 +111,8 @@ add_value(lister *job, pd_stripe *stripe, pd_slot *slot, pd_entry *entry)
     entry->size = (info >> 8) & 0xff;
     if (entry->size > PD_INLINE_VALUE) {
         pd_block *block = pd_slot_value(table, slot, &offset, &entry->size);
-        if (block == NULL || pd_load(&block->next) !=
-                                 (uint64_t)(stripe - table->shared->stripes))
+        if (block == NULL ||
+            pd_load(&block->next) != (uint64_t)(stripe - table->shared->stripes))
         {
             return PD_ECORRUPT;
         }
@@ -136,8 +134,8 @@ add_slot(lister *job, pd_stripe *stripe, pd_slot *slot)
     pd_listing *listing = job->listing;
     if (listing->count == listing->room) {
         void *entries = listing->entries;
-        pd_status status = grow(&entries, sizeof(pd_entry), listing->count, &listing->room,
-                                listing->count + 1);
+        pd_status status = grow(&entries, sizeof(pd_entry), listing->count,
+                                &listing->room, listing->count + 1);
         if (status != PD_OK) {
             return status;
         }
@@ -241,9 +239,10 @@ try_list(lister *job, bool at_once, int64_t wait_ns)
     if (status != PD_OK) {
         // Dropping a pin makes its cell anybody's.
         pd_listing_free(job->table, job->listing);
+        for (size_t i = job->cells_used; i < job->cell_count; i++) {
+            job->cells[i - job->cells_used] = job->cells[i];
+        }
         job->cell_count -= job->cells_used;
-        memmove(job->cells, job->cells + job->cells_used,
-                job->cell_count * sizeof(pd_cell));
     }
     return status;
 }
@@ -256,11 +255,8 @@ compare_stamps(const void *a, const void *b)
 }
 
 pd_status
-pd_table_list(pd_table *table,
-              bool values,
-              bool at_once,
-              int64_t wait_ns,
-              pd_listing *listing)
+pd_table_list(
+    pd_table *table, bool values, bool at_once, int64_t wait_ns, pd_listing *listing)
 {
     lister job = {.table = table, .listing = listing, .values = values};
     size_t wanted = 0;

@@ -65,19 +65,17 @@ chunk_at(pd_table *table, uint64_t offset)
 
 // Of a granted block that was linked before its owner died, only the parcel is left.
 static pd_status
-settle_granted(pd_table *table,
-               pd_word *granted,
-               uint64_t where,
-               uint64_t linked,
-               int64_t wait_ns)
+settle_granted(
+    pd_table *table, pd_word *granted, uint64_t where, uint64_t linked, int64_t wait_ns)
 {
     uint64_t offset = pd_load(granted);
     if (offset != 0 && offset == linked) {
         pd_store(granted, 0);
         return PD_OK;
     }
-    return offset != 0 ? pd_heap_give(&table->shared->heap, table->segment, where, wait_ns)
-                       : PD_OK;
+    return offset != 0
+               ? pd_heap_give(&table->shared->heap, table->segment, where, wait_ns)
+               : PD_OK;
 }
 
 static pd_status
@@ -188,8 +186,8 @@ reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
         }
         for (unsigned i = 0; status == PD_OK && i < PD_CELLS; i++) {
             if (pd_load(&chunk->cells[i]) != 0) {
-                uint64_t where = offset + sizeof(pd_block) +
-                                 offsetof(pd_chunk, cells) + i * sizeof(pd_word);
+                uint64_t where = offset + sizeof(pd_block) + offsetof(pd_chunk, cells) +
+                                 i * sizeof(pd_word);
                 status = drop_cell(table, &chunk->cells[i], where, wait_ns);
             }
         }
@@ -251,9 +249,8 @@ take_holder(pd_table *table, int64_t wait_ns, uint64_t *out)
         }
         offset = pd_load(&holder->next);
     }
-    pd_status status =
-        pd_heap_take(&table->shared->heap, table->segment, PD_WORDS, sizeof(pd_holder),
-                     REGISTRY_PARCEL, wait_ns);
+    pd_status status = pd_heap_take(&table->shared->heap, table->segment, PD_WORDS,
+                                    sizeof(pd_holder), REGISTRY_PARCEL, wait_ns);
     if (status != PD_OK) {
         return status;
     }

@@ -64,7 +64,8 @@ open_memory(void)
     if (fd < 0) {
         return -1;
     }
-    if (fchmod(fd, S_IRUSR | S_IWUSR) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0) {
+    if (fchmod(fd, S_IRUSR | S_IWUSR) < 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) < 0)
+    {
         int error = errno;
         close(fd);
         errno = error;
@@ -83,7 +84,7 @@ fill_range(int fd, size_t from, size_t to)
                 continue;
             }
             return errno == ENOSPC || errno == ENOMEM || errno == EFBIG ? PD_ENOMEM
-                                                                         : PD_EOS;
+                                                                        : PD_EOS;
         }
         from += bytes;
     }
@@ -112,7 +113,8 @@ map_window(int fd, size_t size, size_t reserve, pd_window *before, pd_window **o
     size_t bytes = reserve > size ? reserve : size;
     void *base = MAP_FAILED;
     for (;;) {
-        base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+        base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd,
+                    0);
         if (base != MAP_FAILED || bytes == size) {
             break;
         }

@@ -34,9 +34,9 @@ typedef struct pd_segment_header {
 
 // One mapping of the file, from its start.  Never unmapped before the segment is.
 typedef struct pd_window {
-    char *base;                // immutable
-    size_t reserved;           // bytes of address space; immutable
-    _Atomic size_t usable;     // of these, bytes known to lie inside the file; grows only
+    char *base;             // immutable
+    size_t reserved;        // bytes of address space; immutable
+    _Atomic size_t usable;  // of these, bytes known to lie inside the file; grows only
     struct pd_window *before;  // the one it replaced, still mapped; immutable
 } pd_window;
 

@@ -115,7 +115,8 @@ pd_stripe_set_at(pd_stripe *stripe, pd_word *word, uint64_t where, uint64_t valu
 void
 pd_stripe_set(pd_table *table, pd_stripe *stripe, pd_word *word, uint64_t value)
 {
-    pd_log_set(&stripe->log, word, (uint64_t)((char *)word - (char *)table->shared), value);
+    pd_log_set(&stripe->log, word, (uint64_t)((char *)word - (char *)table->shared),
+               value);
 }
 
 pd_status
@@ -128,7 +129,8 @@ pd_stripe_take(pd_table *table,
 {
     uint64_t where =
         (uint64_t)((char *)&stripe->granted[parcel] - (char *)table->shared);
-    return pd_heap_take(&table->shared->heap, table->segment, family, bytes, where, wait_ns);
+    return pd_heap_take(&table->shared->heap, table->segment, family, bytes, where,
+                        wait_ns);
 }
 
 void
@@ -147,5 +149,6 @@ pd_stripe_slots(pd_table *table, pd_stripe *stripe, uint64_t *mask)
     {
         return NULL;
     }
-    return pd_segment_at(table->segment, offset + PD_UNIT, (*mask + 1) * sizeof(pd_slot));
+    return pd_segment_at(table->segment, offset + PD_UNIT,
+                         (*mask + 1) * sizeof(pd_slot));
 }

@@ -121,12 +121,11 @@ pd_table_key(pd_table *table,
     if (fits_slot(key)) {
         in_slot = size;
         for (size_t i = 0; i < PD_INLINE_KEY / 8; i++) {
-            key->words[i] =
-                8 * i < size + extra ? word_of(bytes, size + extra, i) : 0;
+            key->words[i] = 8 * i < size + extra ? word_of(bytes, size + extra, i) : 0;
         }
     }
-    key->meta = PD_SLOT_LIVE | (uint64_t)kind << 8 | in_slot << 16 |
-                (key->hash >> 26) << 32;
+    key->meta =
+        PD_SLOT_LIVE | (uint64_t)kind << 8 | in_slot << 16 | (key->hash >> 26) << 32;
 }
 
 // The same key, of the kind that a claim on it has; it lies in the same stripe.
@@ -154,11 +153,8 @@ same_words(const pd_word *words, const pd_key *key)
 }
 
 const pd_word *
-pd_slot_key(pd_table *table,
-            pd_slot *slot,
-            uint32_t *size,
-            uint32_t *extra,
-            uint64_t *block)
+pd_slot_key(
+    pd_table *table, pd_slot *slot, uint32_t *size, uint32_t *extra, uint64_t *block)
 {
     uint64_t meta = pd_load(&slot->meta);
     *block = 0;
@@ -207,7 +203,8 @@ slot_has(pd_table *table, pd_slot *slot, uint64_t meta, const pd_key *key)
 // The live slot that has the key, or NULL; *vacant, unless NULL, is then where it would
 // go.  Readers without a lock may call it: it ends whatever the slots hold.
 static inline pd_slot *
-find(pd_table *table, pd_slot *slots, uint64_t mask, const pd_key *key, pd_slot **vacant)
+find(
+    pd_table *table, pd_slot *slots, uint64_t mask, const pd_key *key, pd_slot **vacant)
 {
     pd_slot *place = NULL;
     for (uint64_t i = 0; i <= mask; i++) {
@@ -325,8 +322,8 @@ read_slot(pd_table *table,
     }
     uint64_t offset;
     pd_block *block = pd_slot_value(table, slot, &offset, &found->size);
-    if (block == NULL || pd_load(&block->next) != (uint64_t)(at->stripe -
-                                                             table->shared->stripes))
+    if (block == NULL ||
+        pd_load(&block->next) != (uint64_t)(at->stripe - table->shared->stripes))
     {
         return PD_ECORRUPT;
     }
@@ -697,8 +694,10 @@ write_key(pd_table *table, locked *at, pd_slot *slot, const draft *work)
 static uint64_t
 next_version(locked *at)
 {
-    uint64_t version = (pd_load(&at->stripe->clock) + 1) & (((uint64_t)1 << VERSION_BITS) - 1);
-    pd_store(&at->stripe->clock, version);  // none is given twice; one lost does no harm
+    uint64_t version =
+        (pd_load(&at->stripe->clock) + 1) & (((uint64_t)1 << VERSION_BITS) - 1);
+    pd_store(&at->stripe->clock,
+             version);  // none is given twice; one lost does no harm
     return version;
 }
 
@@ -746,7 +745,8 @@ write_slot(pd_table *table, locked *at, pd_slot *slot, bool vacant, draft *work)
 {
     pd_block *old = NULL;
     uint64_t old_offset = 0;
-    pd_status status = vacant ? PD_OK : find_value_block(table, slot, &old, &old_offset);
+    pd_status status =
+        vacant ? PD_OK : find_value_block(table, slot, &old, &old_offset);
     if (status != PD_OK) {
         return status;
     }
@@ -794,10 +794,12 @@ put_locked(pd_table *table,
         status = take_value_block(table, at, work, wait_ns);
     }
     if (status == PD_OK && slot == NULL) {
-        status = vacant != NULL ? take_key_block(table, at, work, wait_ns) : PD_ECORRUPT;
+        status =
+            vacant != NULL ? take_key_block(table, at, work, wait_ns) : PD_ECORRUPT;
     }
     if (status == PD_OK) {
-        status = write_slot(table, at, slot != NULL ? slot : vacant, slot == NULL, work);
+        status =
+            write_slot(table, at, slot != NULL ? slot : vacant, slot == NULL, work);
     }
     if (status != PD_OK) {
         pd_stripe_untake(table, at->stripe, 0);
@@ -814,8 +816,8 @@ cell_of(pd_table *table, int64_t pin, uint64_t *where)
 {
     pd_pins *pins = &table->pins;
     pthread_mutex_lock(&pins->mutex);
-    bool known = pin >= 0 && (size_t)pin < pins->cells &&
-                 pins->forks == pd_process_forks();
+    bool known =
+        pin >= 0 && (size_t)pin < pins->cells && pins->forks == pd_process_forks();
     *where = known ? pins->where[pin] : 0;
     pthread_mutex_unlock(&pins->mutex);
     return known ? pd_segment_at(table->segment, *where, sizeof(pd_word)) : NULL;
@@ -918,9 +920,8 @@ remove_locked(pd_table *table,
               pd_found *found,
               bool *needs_cell)
 {
-    pd_status status = found != NULL
-                           ? read_slot(table, at, slot, spare, found, needs_cell)
-                           : PD_OK;
+    pd_status status =
+        found != NULL ? read_slot(table, at, slot, spare, found, needs_cell) : PD_OK;
     return status == PD_OK ? remove_slot(table, at, slot) : status;
 }
 
@@ -1039,11 +1040,8 @@ add_locked(pd_table *table,
 }
 
 pd_status
-pd_table_add(pd_table *table,
-             const pd_key *key,
-             pd_value_type type,
-             void *term,
-             int64_t wait_ns)
+pd_table_add(
+    pd_table *table, const pd_key *key, pd_value_type type, void *term, int64_t wait_ns)
 {
     locked at;
     pd_status status = lock_stripe(table, key->hash, wait_ns, &at);

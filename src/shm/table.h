@@ -21,8 +21,8 @@
 
 typedef struct pd_table pd_table;  // opaque: a process's handle
 
-#define PD_INLINE_KEY 24    // bytes of a key that fit a slot
-#define PD_INLINE_VALUE 16  // bytes of a value that do
+#define PD_INLINE_KEY 24     // bytes of a key that fit a slot
+#define PD_INLINE_VALUE 16   // bytes of a value that do
 #define PD_SMALL_BYTES 1024  // values up to this size are copied under the lock
 #define PD_NO_PIN (-1)
 
@@ -185,11 +185,8 @@ typedef struct pd_listing {
 
 // All keys, oldest first, with their values if `values`.  If `at_once` it is the state of
 // one moment; else only each key with its value is.  PD_ENOMEM.
-pd_status pd_table_list(pd_table *table,
-                        bool values,
-                        bool at_once,
-                        int64_t wait_ns,
-                        pd_listing *listing);
+pd_status pd_table_list(
+    pd_table *table, bool values, bool at_once, int64_t wait_ns, pd_listing *listing);
 
 // Frees a listing and drops the pins that are still in it.
 void pd_listing_free(pd_table *table, pd_listing *listing);

@@ -42,7 +42,8 @@ put_fill(const char *text, int byte, size_t size)
     pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
     if (size > PD_SMALL_BYTES) {
         void *room;
-        pd_status status = pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
+        pd_status status =
+            pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
         if (status != PD_OK) {
             return status;
         }
@@ -219,7 +220,8 @@ static void
 go_on(void)
 {
     pd_key key = key_of("key");
-    pd_value value = {.type = PD_VALUE_INT, .size = 8, .data = "12345678", .pin = PD_NO_PIN};
+    pd_value value = {
+        .type = PD_VALUE_INT, .size = 8, .data = "12345678", .pin = PD_NO_PIN};
     size_t size;
     int64_t start = pd_now_ns();
     int seen = fill_of("key", &size);
@@ -269,10 +271,10 @@ kill_at_every_step_of_the_repair(void)
     }
 }
 
-#    define EACH_STEP(operation)           \
+#    define EACH_STEP(operation)                  \
         static void kill_during_##operation(void) \
-        {                                  \
-            kill_at_every_step_of(operation); \
+        {                                         \
+            kill_at_every_step_of(operation);     \
         }
 
 EACH_STEP(insert_inline)
@@ -314,7 +316,8 @@ write_for_ever(unsigned seed)
     for (;;) {
         seed = seed * 1664525 + 1013904223;
         char name[80];
-        snprintf(name, sizeof(name), seed & 1024 ? "%u" : "%u " LONG_NAME, (seed >> 20) % 50);
+        snprintf(name, sizeof(name), seed & 1024 ? "%u" : "%u " LONG_NAME,
+                 (seed >> 20) % 50);
         pd_key key = key_of(name);
         size_t size;
         pd_status status = PD_OK;
@@ -462,8 +465,10 @@ main(void)
     RUN(kill_during_the_long_ones);
     RUN(kill_at_every_step_of_the_repair);
     RUN(kill_at_random);
-    printf("  %ld deaths; the next two operations took %ld us at most, %ld times above 1 ms\n",
-           deaths, worst_ns / 1000, slow);
+    printf(
+        "  %ld deaths; the next two operations took %ld us at most, %ld times above 1 "
+        "ms\n",
+        deaths, worst_ns / 1000, slow);
     // Others may be busy on this machine; the table itself never is.
     CHECK(slow <= deaths / 100);
     return 0;

@@ -32,7 +32,8 @@ put_bytes(pd_table *table, const char *text, const void *data, size_t size)
     pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
     if (size > PD_SMALL_BYTES) {
         void *room;
-        pd_status status = pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
+        pd_status status =
+            pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
         if (status != PD_OK) {
             return status;
         }
@@ -45,7 +46,8 @@ static pd_status
 put_int(pd_table *table, const char *text, int64_t number)
 {
     pd_key key = key_of(table, text);
-    pd_value value = {.type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
+    pd_value value = {
+        .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
 }
 
@@ -64,7 +66,7 @@ get_int(pd_table *table, const char *text)
 static void
 values_of_every_size(void)
 {
-    static const size_t sizes[] = {0,    1,    15,   16,   17,    100,    1023, 1024,
+    static const size_t sizes[] = {0,    1,    15,   16,   17,    100,    1023,   1024,
                                    1025, 2000, 4096, 5000, 70000, 300000, 5 << 20};
     unsigned char *data = pd_alloc(5 << 20, 1);
     for (size_t i = 0; i < 5 << 20; i++) {
@@ -108,9 +110,11 @@ keys_of_every_size(void)
             for (size_t extra = 0; extra < (size % 8 ? 1u : 40u); extra += 13) {
                 pd_key key, other;
                 uint64_t number = size * 100;
-                pd_value value = {.type = 9, .size = 8, .data = &number, .pin = PD_NO_PIN};
+                pd_value value = {
+                    .type = 9, .size = 8, .data = &number, .pin = PD_NO_PIN};
                 pd_table_key(table, 1, text, size, extra, &key);
-                CHECK(pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS) == PD_OK);
+                CHECK(pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS) ==
+                      PD_OK);
                 // Another kind, and extra bytes that differ.
                 pd_table_key(table, 2, text, size, 0, &other);
                 CHECK(pd_table_has(table, &other, WAIT_NS) == PD_EABSENT);
@@ -183,7 +187,8 @@ conditional_writes(void)
     pd_table *table;
     pd_found found;
     int64_t number = 1;
-    pd_value value = {.type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
+    pd_value value = {
+        .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     CHECK(pd_table_create(0, &table) == PD_OK);
     pd_key key = key_of(table, "key");
     CHECK(pd_table_put(table, &key, &value, PD_IF_VERSION, 1, WAIT_NS) == PD_ECHANGED);
@@ -207,9 +212,11 @@ sums(void)
     CHECK(pd_table_create(0, &table) == PD_OK);
     pd_key key = key_of(table, "count"), real = key_of(table, "real");
     int64_t term = 5;
-    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK && term == 5);
+    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK &&
+          term == 5);
     term = -7;
-    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK && term == -2);
+    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK &&
+          term == -2);
     term = INT64_MIN;
     CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_EINVAL);
     CHECK(term == INT64_MIN && get_int(table, "count") == -2);
@@ -350,7 +357,8 @@ work(void *arg)
         seed = seed * 1664525 + 1013904223;
         char name[60];
         // Some keys are long; there are few, so that all meet.
-        snprintf(name, sizeof(name), seed & 64 ? "%u" : "%u, a key that is too long for a slot",
+        snprintf(name, sizeof(name),
+                 seed & 64 ? "%u" : "%u, a key that is too long for a slot",
                  (seed >> 8) % 40);
         pd_key key = key_of(table, name), sum = key_of(table, "sum");
         int64_t one = 1;
@@ -373,7 +381,8 @@ work(void *arg)
             }
             case 4: {
                 pd_listing listing;
-                CHECK(pd_table_list(table, true, seed & 32, WAIT_NS, &listing) == PD_OK);
+                CHECK(pd_table_list(table, true, seed & 32, WAIT_NS, &listing) ==
+                      PD_OK);
                 pd_listing_free(table, &listing);
                 break;
             }
@@ -387,8 +396,9 @@ work(void *arg)
                 if (status == PD_OK) {
                     unsigned char sum_of = 0;
                     for (size_t j = 0; j < found.size; j++) {
-                        sum_of = (unsigned char)(sum_of +
-                                                 ((const unsigned char *)found.data)[j]);
+                        sum_of =
+                            (unsigned char)(sum_of +
+                                            ((const unsigned char *)found.data)[j]);
                     }
                     CHECK(found.type == PD_VALUE_INT || sum_of == 0);
                     if (found.pin != PD_NO_PIN) {
