@@ -172,6 +172,9 @@ take_fresh(
         return PD_ECORRUPT;
     }
     if (pd_segment_at(segment, offset, bytes) == NULL) {
+        if (offset > pd_segment_size(segment)) {
+            return PD_ECORRUPT;  // all blocks lie in the file: not to fill the machine
+        }
         // Some to spare, but not when only just what is needed can be had.
         uint64_t spare = offset / 8 > GROW_BYTES ? offset / 8 : GROW_BYTES;
         spare = spare < MOST_SPARE_BYTES ? spare : MOST_SPARE_BYTES;

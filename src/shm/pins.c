@@ -237,9 +237,10 @@ static pd_status
 take_holder(pd_table *table, int64_t wait_ns, uint64_t *out)
 {
     pd_registry *registry = &table->shared->registry;
+    uint64_t most = pd_segment_size(table->segment) / PD_UNIT;
     for (uint64_t offset = pd_load(&registry->holders); offset != 0;) {
         pd_holder *holder = holder_at(table, offset);
-        if (holder == NULL) {
+        if (holder == NULL || most-- == 0) {
             return PD_ECORRUPT;
         }
         if (pd_load(&holder->who) == 0) {
