@@ -53,7 +53,7 @@ def _receive(descriptor: Any) -> int:
     """Take over a descriptor that another process has sent."""
     try:
         return cast(int, descriptor.detach())
-    except (OSError, EOFError, reduction.pickle.PickleError) as error:
+    except (OSError, EOFError, pickle.PickleError) as error:
         raise RuntimeError(
             "the shared memory cannot be reached: the process that sent it must still run "
             f"and be of this program ({type(error).__name__}: {error})"
@@ -66,6 +66,8 @@ def _receive(descriptor: Any) -> int:
 class _Values(ValuesView[V]):
     """The values, of the moment that each iteration begins."""
 
+    _mapping: SharedDict[Any, V]
+
     def __iter__(self) -> Iterator[V]:
         return (value for _, value in self._mapping._list(True, False))
 
@@ -75,6 +77,8 @@ class _Values(ValuesView[V]):
 
 class _Items(AbstractItemsView[K, V]):
     """The items, of the moment that each iteration begins."""
+
+    _mapping: SharedDict[K, V]
 
     def __iter__(self) -> Iterator[tuple[K, V]]:
         return iter(self._mapping._list(True, False))
@@ -121,9 +125,9 @@ class SharedDict(_core.SharedTable, MutableMapping[K, V], Generic[K, V]):
     dict, and `editing` writes it back.  Arrays are read without copying: as read-only views
     of the value at that moment, which later writes leave as it is.
 
-    Keys that are equal are one key, whatever process hashes them: 1, 1.0 and True.  All NaNs
-    are one key.  Iteration follows the order of insertion, over the keys there were when it
-    began.
+    Keys that are equal are one key, whatever process hashes them: 1, 1.0 and True.  All
+    NaNs are one key.  Iteration follows the order of insertion, over the keys there were
+    when it began.
 
     Examples
     --------
@@ -162,7 +166,8 @@ class SharedDict(_core.SharedTable, MutableMapping[K, V], Generic[K, V]):
 
     def __iter__(self) -> Iterator[K]:
         """Iterate over the keys that there are now."""
-        return iter(self._list(False, False))
+        keys: list[K] = self._list(False, False)
+        return iter(keys)
 
     def __reversed__(self) -> Iterator[K]:
         """Iterate over the keys that there are now, the newest first."""
@@ -183,13 +188,17 @@ class SharedDict(_core.SharedTable, MutableMapping[K, V], Generic[K, V]):
 
     def __or__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         """Give a plain dict of both."""
-        return self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
+        return (
+            self.snapshot() | dict(other) if isinstance(other, Mapping) else NotImplemented
+        )
 
     def __ror__(self, other: Mapping[Any, Any]) -> dict[Any, Any]:
         """Give a plain dict of both."""
-        return dict(other) | self.snapshot() if isinstance(other, Mapping) else NotImplemented
+        return (
+            dict(other) | self.snapshot() if isinstance(other, Mapping) else NotImplemented
+        )
 
-    def __ior__(self, other: Any) -> SharedDict[K, V]:
+    def __ior__(self, other: Any) -> SharedDict[K, V]:  # type: ignore[misc]
         """Store what the other has."""
         self.update(other)
         return self
@@ -445,7 +454,7 @@ def _rebuild_dict(
     except BaseException:
         os.close(fd)
         raise
-    return _remember(cast(SharedDict[Any, Any], new))
+    return _remember(new)
 
 
 # ---- Arrays ----
@@ -456,8 +465,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     An array in shared memory: what one process writes, the others see.
 
     Made by `shared_empty` and `share`, not by calling it.  Another process gets a handle,
-    not a copy, and so it does for a view or a slice.  Results of computations, and copies,
-    are plain arrays.
+    not a copy, and so it does for a view or a slice.  Results of arithmetic, and copies,
+    are plain arrays of the process that made them.
 
     See Also
     --------
@@ -500,7 +509,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
             return part.view(np.ndarray)
         return part
 
-    def copy(self, order: Any = "C") -> NDArray[Any]:
+    def copy(self, order: Any = "C") -> NDArray[Any]:  # type: ignore[override]
         """
         Give a copy in memory of this process alone.
 
@@ -516,7 +525,23 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
         """
         return np.array(self, order=order, subok=False)
 
-    def __copy__(self) -> NDArray[Any]:
+    def astype(self, *args: Any, **keywords: Any) -> NDArray[Any]:
+        """
+        Give a copy of another dtype in memory of this process alone.
+
+        Parameters
+        ----------
+        *args, **keywords
+            As of `numpy.ndarray.astype`.
+
+        Returns
+        -------
+        ndarray
+            The copy.
+        """
+        return self.view(np.ndarray).astype(*args, **keywords)
+
+    def __copy__(self) -> NDArray[Any]:  # type: ignore[override]
         """Give a copy in memory of this process alone."""
         return self.copy("K")
 
@@ -718,7 +743,7 @@ def _reduce_lock(lock: SharedLock) -> tuple[Any, ...]:
 def _rebuild_lock(cls: type[SharedLock], descriptor: Any) -> SharedLock:
     fd = _receive(descriptor)
     try:
-        return cast(SharedLock, _core.SharedMutex.__new__(cls, fd))
+        return _core.SharedMutex.__new__(cls, fd)
     except BaseException:
         os.close(fd)
         raise
@@ -863,9 +888,7 @@ def _dtype_to_text(dtype: np.dtype[Any]) -> str | None:
 
 @lru_cache(maxsize=512)
 def _text_to_dtype(text: str) -> np.dtype[Any]:
-    descr = ast.literal_eval(text)
-    dtype = np.lib.format.descr_to_dtype(descr)  # type: ignore[no-untyped-call]
-    return cast("np.dtype[Any]", dtype)
+    return np.lib.format.descr_to_dtype(ast.literal_eval(text))
 
 
 reduction.register(SharedDict, _reduce_dict)

