@@ -2,11 +2,13 @@
 Types of the C extension.  Private: arguments are checked for safety, not for comfort.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, Self, TypedDict, final
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+from typing_extensions import disjoint_base
 
 class _CpuInfo(TypedDict):
     online: int
@@ -22,6 +24,7 @@ class _ResultCacheInfo(TypedDict):
     held: int
     limit: int
 
+@final
 class SharedBlock:
     """Bytes in shared memory; they are made if `fd` is negative."""
 
@@ -31,8 +34,10 @@ class SharedBlock:
     @property
     def nbytes(self) -> int: ...
     def fileno(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
+    if sys.version_info >= (3, 12):
+        def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@disjoint_base
 class SharedMutex:
     """A lock in shared memory; it is made if `fd` is negative."""
 
@@ -49,6 +54,7 @@ class SharedMutex:
 @final
 class SharedPin: ...
 
+@disjoint_base
 class SharedTable:
     """A hash table in shared memory; it is made if `fd` is negative."""
 

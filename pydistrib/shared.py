@@ -171,7 +171,8 @@ class SharedDict(_core.SharedTable, MutableMapping[K, V], Generic[K, V]):
 
     def __reversed__(self) -> Iterator[K]:
         """Iterate over the keys that there are now, the newest first."""
-        return reversed(self._list(False, False))
+        keys: list[K] = self._list(False, False)
+        return reversed(keys)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.snapshot()!r})"
@@ -481,7 +482,7 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     --------
     >>> a = shared_empty((2, 3), dtype=np.float32)
     >>> a[:] = 1
-    >>> a.sum()
+    >>> float(a.sum())
     6.0
     >>> type(a * 2)
     <class 'numpy.ndarray'>
