@@ -5,6 +5,7 @@ One CPU budget holds for the whole process.  The first of these that is set deci
 
     the argument of the call     workers=4
     the context                  with pydistrib.num_threads(4): ...
+    the pool whose worker calls  what follows, divided by the pool's workers
     the process                  pydistrib.set_num_threads(4)
     the environment              PYDISTRIB_NUM_THREADS=4
     the machine                  affinity mask and cgroup quota
@@ -38,6 +39,10 @@ ENVIRONMENT: Final = {
 MAX_THREADS: Final = 1024
 
 _process_threads: int | None = None
+# In a thread of a pool: how many threads share the budget.
+_pool_workers: ContextVar[int] = ContextVar("pydistrib_pool_workers", default=1)
+# There, too: the CPUs that a cluster gave to this process, where it does not own them all.
+_pool_cpus: ContextVar[int | None] = ContextVar("pydistrib_pool_cpus", default=None)
 _context_threads: ContextVar[int | None] = ContextVar("pydistrib_num_threads", default=None)
 
 
@@ -199,15 +204,38 @@ def _limited(count: int) -> Iterator[int]:
         _context_threads.reset(token)
 
 
+def enter_pool(workers: int, cpus: int | None = None) -> None:
+    """Make the calling thread one of a pool's, for good; `cpus` are all the pool has."""
+    _pool_workers.set(workers)
+    _pool_cpus.set(cpus)
+
+
 def _threads_and_reason() -> tuple[int, str]:
     count = _context_threads.get()
     if count is not None:
         return count, "num_threads() context"
+    count, reason = _process_budget()
+    workers = _pool_workers.get()
+    if workers > 1:
+        return max(1, count // workers), f"{reason}, shared by {workers} workers"
+    return count, reason
+
+
+def default_threads() -> int:
+    """Give the process's budget where neither a call nor set_num_threads() says."""
+    count = _environment_threads()
+    return _machine_threads(os.getpid()) if count is None else count
+
+
+def _process_budget() -> tuple[int, str]:
     if _process_threads is not None:
         return _process_threads, "set_num_threads()"
     count = _environment_threads()
     if count is not None:
         return count, "PYDISTRIB_NUM_THREADS"
+    cpus = _pool_cpus.get()
+    if cpus is not None:
+        return cpus, "threads of this worker"
     return _machine_threads(os.getpid()), "CPUs this process may use"
 
 

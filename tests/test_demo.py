@@ -53,9 +53,7 @@ def test_all_answers_are_the_same(quick):
     report = json.loads(process.stdout)
     assert report["all_same"] is True
     assert {row["example"]: row["same"] for row in rows_of(process)} == {
-        example.title: True
-        for example in (*post.EXAMPLES, *uses.USES)
-        if example.exists()
+        example.title: True for example in (*post.EXAMPLES, *uses.USES) if example.exists()
     }
 
 
@@ -329,9 +327,7 @@ def test_density_is_the_sum_of_kernels():
     delays = rng.normal(0, 20, uses.BLOCK + 7)
     minutes = np.linspace(-60, 60, 31)
     z = (minutes[:, np.newaxis] - delays) / 1.5
-    expected = np.exp(-(z**2) / 2).sum(axis=1) / (
-        delays.size * 1.5 * np.sqrt(2 * np.pi)
-    )
+    expected = np.exp(-(z**2) / 2).sum(axis=1) / (delays.size * 1.5 * np.sqrt(2 * np.pi))
     np.testing.assert_allclose(
         uses.density(delays, minutes, 1.5), expected, rtol=1e-12, atol=0
     )

@@ -61,9 +61,7 @@ def test_notebook_runs():
     """The cells run from top to bottom, and both ways find the loop's matrix."""
     notebook = json.loads((EXAMPLES / "post.ipynb").read_text())
     code = "\n".join(
-        "".join(cell["source"])
-        for cell in notebook["cells"]
-        if cell["cell_type"] == "code"
+        "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"
     )
     assert run_python("-c", code).count("the same: True") == 2
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pydistrib import _core
+
+# Pairs in doubt: rows of (row, col), and of rectangles (row, col, rows, cols).
+Doubts = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 # bool, signed, unsigned and floating: what counts as a real number.
 _REAL_KINDS = "biuf"
@@ -20,7 +24,7 @@ def as_points(value: ArrayLike, name: str) -> NDArray[Any]:
     The array keeps its dtype, since a Python function is to be called with what its user
     gave; see `as_native` for the core's.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    if _is_masked(value):
         raise TypeError(f"{name} is a masked array; fill or compress it first")
     try:
         points = np.asarray(value)
@@ -37,6 +41,13 @@ def as_points(value: ArrayLike, name: str) -> NDArray[Any]:
             f"{points.shape}"
         )
     return points
+
+
+def _is_masked(value: object) -> bool:
+    # NumPy imports its masked arrays when they are first named.  Not here: it takes its
+    # time, and a fork while one thread imports leaves the child with a locked module.
+    masked_arrays = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    return isinstance(value, masked_arrays)
 
 
 def check_pair(x: NDArray[Any], y: NDArray[Any], x_name: str, y_name: str) -> None:

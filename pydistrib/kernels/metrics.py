@@ -123,7 +123,7 @@ class Metric:
         Returns
         -------
         numpy.float64 or numpy.float32
-            float32 if both points are, else float64.
+            The value; a float32 if both points are, else a float64.
 
         Raises
         ------
@@ -147,8 +147,8 @@ def _as_row(point: ArrayLike, name: str) -> NDArray[Any]:
             f"{name} must be one point, a number or a 1-D array, not of shape "
             f"{np.shape(point)}"
         )
-    # ndmin keeps what as_points() refuses, such as a masked array, as it is.
-    return as_points(np.array(point, ndmin=2, copy=None, subok=True), name)
+    # Keeps subclasses, so that as_points() sees what it refuses, such as a masked array.
+    return as_points(np.atleast_2d(point), name)
 
 
 def _real_number(value: object, name: str) -> float:

@@ -17,8 +17,10 @@ function might raise there, the pair is *in doubt* and the function itself is as
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 import numpy as np
@@ -29,10 +31,17 @@ from pydistrib.kernels.arrays import as_native
 from pydistrib.kernels.tracing import bounds
 from pydistrib.kernels.tracing.describe import describe
 from pydistrib.kernels.tracing.graph import Graph
-from pydistrib.kernels.tracing.kinds import FLOAT_KINDS, KINDS, MAX_EXACT, Kind
-from pydistrib.kernels.tracing.program import Program, compile_program
+from pydistrib.kernels.tracing.kinds import (
+    FLOAT_KINDS,
+    KINDS,
+    MAX_EXACT,
+    Kind,
+    dtype_kind,
+)
+from pydistrib.kernels.tracing.program import Program, compile_program, reachable
 from pydistrib.kernels.tracing.refusal import (
     NotTraceable,
+    Refusal,
     check_refused,
     refuse,
     start_watching,
@@ -66,13 +75,20 @@ class Traced:
         What the native core walks over.
     program : Program
         What it runs.
-    expression : str
-        The function as a formula of a and b.
+    graph : Graph
+        The operations it was traced to.
+    value : int
+        The node of the result.
     """
 
     producer: _core.Producer
     program: Program
-    expression: str
+    graph: Graph
+    value: int
+
+    def expression(self) -> str:
+        """Give the function as a formula of a and b."""
+        return describe(self.graph, self.value)
 
 
 def trace_pairs(
@@ -101,20 +117,48 @@ def trace_pairs(
         If it cannot be traced.
     """
     start_watching()
-    _check_points(x, y)
-    copy = Sandbox().admit(function)
-    graph, value, doubt = _trace_twice(copy, x, y)
+    try:
+        strict = _check_points(x, y)
+        copy = Sandbox().admit(function)
+        graph, value, doubt = _trace_twice(copy, x, y)
+        if strict:
+            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, value))
+        return _compile(function, x, y, graph, value, doubt)
+    except Refusal as refusal:
+        raise NotTraceable(str(refusal)) from None
+
+
+def _compile(
+    function: Callable[[Any, Any], Any],
+    x: NDArray[Any],
+    y: NDArray[Any],
+    graph: Graph,
+    value: int,
+    doubt: bounds.Bound,
+) -> Traced:
     program = compile_program(graph, value, doubt)
-    bound = None if doubt is None else compile_program(graph, doubt, None)
-    with np.errstate(all="ignore"):
-        _verify(program, function, x, y, bound)
     native = as_native(x, y)
-    if doubt is None and value == _absolute_difference(graph, native[0].dtype):
+    if (
+        x.ndim == 1
+        and doubt is None
+        and value == _absolute_difference(graph, native[0].dtype)
+    ):
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
-        producer = _core.expr_producer(program.words, program.functions, *native)
-    return Traced(producer, program, describe(graph, value))
+        producer = _producer(program, *native)
+    traced = Traced(producer, program, graph, value)
+    with np.errstate(all="ignore"):
+        _verify(traced, function, (x, y), native)
+    return traced
+
+
+def _producer(program: Program, x: NDArray[Any], y: NDArray[Any]) -> _core.Producer:
+    try:
+        return _core.expr_producer(program.words, program.functions, x, y)
+    except ValueError as error:
+        # This NumPy has no loop for a function, or the tracer is wrong: no harm is done.
+        refuse(f"its program does not run: {error}")
 
 
 def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
@@ -126,17 +170,58 @@ def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
     return graph.op("ABS", difference)
 
 
-def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:
+def _check_points(x: NDArray[Any], y: NDArray[Any]) -> bool:
+    """Refuse points that are not known; tell whether warnings are to be errors."""
     for points in (x, y):
         if points.size == 0:
             refuse("there are no pairs or no features")
-        if points.dtype.name not in KINDS or not points.dtype.isnative:
+        if dtype_kind(points.dtype) not in KINDS or not points.dtype.isnative:
             refuse(f"points of {points.dtype} are not known to the tracer")
+        if not points.flags.aligned:
+            refuse("the points are not aligned in memory")
     if x.ndim == 2 and x.shape[1] > MAX_FEATURES:
         refuse(f"{x.shape[1]} features are more than {MAX_FEATURES}")
     modes = np.geterr()
     if not {"ignore", "warn"}.issuperset(modes.values()):
         refuse("numpy.seterr() has floating-point errors raised or handled")
+    if not _warnings_are_errors():
+        return False
+    if modes["under"] == "warn":
+        refuse("warnings are errors, and numpy.seterr() has underflows warned about")
+    return True
+
+
+def _warnings_are_errors() -> bool:
+    """Tell whether a RuntimeWarning, of a division by zero say, may be an exception."""
+    for action, message, category, module, line in warnings.filters:
+        if issubclass(RuntimeWarning, category):
+            if action == "error":
+                return True
+            if message is None and module is None and line == 0:
+                return False
+    return False
+
+
+# Operations that warn of nothing.
+_SILENT: Final = frozenset(
+    [
+        "x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN",
+        "ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE",
+    ]
+)  # fmt: skip
+
+
+def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
+    """Give the node that is infinite where an operation, in between too, is not finite."""
+    trouble = None
+    for index in reachable(graph.nodes, [value]):
+        if graph.nodes[index].op in _SILENT:
+            continue
+        bad = graph.op("NOT", graph.op("ISFINITE", index))
+        if graph.nodes[index].length:
+            bad = graph.fold("MAX", bad)
+        trouble = bad if trouble is None else graph.op("OR", trouble, bad)
+    return None if trouble is None else bounds.infinite_if(graph, trouble)
 
 
 # ------------------------------------------------------------------------------------
@@ -147,7 +232,7 @@ def _check_points(x: NDArray[Any], y: NDArray[Any]) -> None:
 def _trace_twice(
     copy: Callable[..., Any], x: NDArray[Any], y: NDArray[Any]
 ) -> tuple[Graph, int, int | None]:
-    trace = Trace(0 if x.ndim == 1 else x.shape[1])
+    trace = Trace(x, y)
     sides = [_points_symbol(trace, "x", x), _points_symbol(trace, "y", y)]
     first = _follow(trace, copy, *sides)
     if _follow(trace, copy, *sides) != first:
@@ -157,7 +242,7 @@ def _trace_twice(
 
 
 def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:
-    name = points.dtype.name
+    name = dtype_kind(points.dtype)
     interval = None
     if name not in FLOAT_KINDS:
         interval = int(points.min()), int(points.max())
@@ -205,8 +290,6 @@ def _one_way(trace: Trace, copy: Callable[..., Any], a: Symbol, b: Symbol) -> _W
     g = trace.graph
     try:
         result = copy(a, b)
-    except NotTraceable:
-        raise
     except Exception:
         # Whatever it is, the function itself shall say it: where this way is taken.
         check_refused()
@@ -254,28 +337,26 @@ def _join(g: Graph, ways: list[_Way], depth: int) -> tuple[int, bounds.Bound]:
 
 
 def _verify(
-    program: Program,
+    traced: Traced,
     function: Callable[[Any, Any], Any],
-    x: NDArray[Any],
-    y: NDArray[Any],
-    doubts: Program | None,
+    points: tuple[NDArray[Any], NDArray[Any]],
+    native: tuple[NDArray[Any], NDArray[Any]],
 ) -> None:
-    """Compare with the function on a sample; `doubts` computes the bounds of errors."""
-    rows, cols = _sample(x), _sample(y)
-    points, others = x[rows], y[cols]
-    i, j = (index.ravel() for index in np.indices((len(rows), len(cols))))
+    """Compare with the function on a sample of the points, native and as they are given."""
+    rows, cols = _sample(points[0]), _sample(points[1])
+    i, j = _all_pairs(len(rows), len(cols))
     try:
-        expected = _core.call_pairs(function, points, others, i, j)
+        expected = _core.call_pairs(function, points[0][rows], points[1][cols], i, j)
     except Exception as error:
-        raise NotTraceable(
-            f"it raises {type(error).__name__} for a pair of the sample"
-        ) from None
-    native = as_native(points, others)
-    values = _run(program, *native)
+        refuse(f"it raises {type(error).__name__} for a pair of the sample")
+    sample = native[0][rows], native[1][cols]
+    values = _run(traced.program, *sample)
     right = (values == expected) & (np.signbit(values) == np.signbit(expected))
+    if right.all():
+        return
     right |= np.isnan(values) & np.isnan(expected)
-    if doubts is not None:
-        allowed = _run(doubts, *native)
+    if traced.program.has_doubt():
+        allowed = _run(traced.program.of_doubt(), *sample)
         right |= (np.abs(values - expected) <= allowed) | ~np.isfinite(allowed)
     if not right.all():
         worst = int(np.argmin(right))
@@ -285,27 +366,30 @@ def _verify(
         )
 
 
+@cache
+def _all_pairs(rows: int, cols: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Give the indices of all pairs of a sample, in the order of the loop."""
+    return np.repeat(np.arange(rows), cols), np.tile(np.arange(cols), rows)
+
+
 def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """Give what a program computes for all pairs, in one row, as it is."""
     values = np.empty((len(x), len(y)))
-    producer = _core.expr_producer(program.words, program.functions, x, y)
+    producer = _producer(program, x, y)
     _core.store(producer, values, None, 1)
     return values.ravel()
 
 
 def _sample(points: NDArray[Any]) -> list[int]:
-    """Choose some points: the ends, the extremes, what is not finite, some between."""
+    """Choose some points: the ends, the extremes, a NaN if there is one, some between."""
     n = len(points)
     if n <= _SAMPLE_ROWS:
         return list(range(n))
     searched = points[:_SEARCHED] if points.ndim == 1 else points[:_SEARCHED, 0]
+    # A NaN counts as the least and as the largest.
     chosen = {0, n - 1, int(searched.argmin()), int(searched.argmax())}
-    unusual = np.flatnonzero(~np.isfinite(searched))
-    chosen.update(unusual[:1].tolist())
-    step = n / _SAMPLE_ROWS
-    spread = (int(step * (k + 0.5)) for k in range(_SAMPLE_ROWS))
-    for k in spread:
+    for k in range(_SAMPLE_ROWS):
         if len(chosen) == _SAMPLE_ROWS:
             break
-        chosen.add(k)
+        chosen.add((2 * k + 1) * n // (2 * _SAMPLE_ROWS))
     return sorted(chosen)

@@ -1,0 +1,1 @@
+"""Engines that run Python tasks, all with the same methods: see `protocol`."""

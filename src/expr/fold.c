@@ -103,6 +103,12 @@ pd_fold_plan_destroy(pd_fold_plan *plan)
     }
 }
 
+pd_fold_op
+pd_fold_plan_op(const pd_fold_plan *plan)
+{
+    return plan->op;
+}
+
 static double *
 partial_results(const pd_fold_plan *plan, double *scratch, size_t lanes)
 {

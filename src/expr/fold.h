@@ -27,6 +27,9 @@ pd_status pd_fold_plan_create(pd_fold_op op, size_t length, pd_fold_plan **plan)
 // Accepts NULL.  Can't fail.
 void pd_fold_plan_destroy(pd_fold_plan *plan);
 
+// What it folds by.
+pd_fold_op pd_fold_plan_op(const pd_fold_plan *plan);
+
 // Doubles of scratch that a fold over blocks of `lanes` needs.
 size_t pd_fold_scratch(const pd_fold_plan *plan, size_t lanes);
 

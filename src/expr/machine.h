@@ -8,8 +8,8 @@
 #include "pairwise/tile.h"
 #include "simd/simd.h"
 
-// More features are refused: a block of the columns' points would not stay in a cache.
-#define PD_MACHINE_MAX_FEATURES 16384
+// More features are refused.
+#define PD_MACHINE_MAX_FEATURES PD_PROGRAM_MAX_LENGTH
 
 // Makes the producer of program(x row, y row) for all pairs and stores it in *out, which
 // owns `program` from then on; x and y are borrowed: their data must outlive it.  It

@@ -6,7 +6,8 @@
 //   I3  An instruction is wide if and only if its destination is not NARROW; then at
 //       least one of its sources is not NARROW, or it copies.  A narrow one has narrow
 //       sources.  An instruction never writes one of its sources.
-//   I4  The prepare part writes no WIDE slots, the rest no COLUMN ones.
+//   I4  The prepare part writes no WIDE slots, the rest no COLUMN ones and none that the
+//       prepare part wrote: what a row is given does not depend on the rows before.
 #include "expr/program.h"
 
 #include <string.h>
@@ -21,7 +22,7 @@ typedef struct reader {
     const int64_t *end;
     bool failed;     // a number was missing or out of range
     bool *written;   // one a slot (I1)
-    bool *is_load;   // one a slot (I2)
+    bool *is_fixed;  // one a slot: not to be written any more (I2, I4)
     bool preparing;  // inside the prepare part
     size_t features;
 } reader;
@@ -66,7 +67,7 @@ take_destination(reader *r, const pd_program *p)
 {
     size_t slot = take_slot(r, p);
     pd_slot foreign_part = r->preparing ? PD_SLOT_WIDE : PD_SLOT_COLUMN;
-    if (!r->failed && (r->is_load[slot] || p->slots[slot] == foreign_part)) {
+    if (!r->failed && (r->is_fixed[slot] || p->slots[slot] == foreign_part)) {
         r->failed = true;
     }
     return slot;
@@ -93,7 +94,7 @@ parse_load(reader *r, const pd_program *p, const pd_stage *stage, pd_load *load)
                 reach < 0 || reach > last || p->slots[load->slot] != kind ||
                 r->written[load->slot] || (r->preparing && load->source == PD_SOURCE_X);
     r->written[load->slot] = true;
-    r->is_load[load->slot] = true;
+    r->is_fixed[load->slot] = true;
 }
 
 static size_t
@@ -177,7 +178,7 @@ take_array(reader *r, size_t entry_bytes, void *array, size_t *count)
 static pd_status
 parse_stage(reader *r, pd_program *p, pd_stage *stage)
 {
-    stage->length = (size_t)take(r, 0, MOST_WORDS);
+    stage->length = (size_t)take(r, 0, PD_PROGRAM_MAX_LENGTH);
     pd_status status =
         take_array(r, sizeof(*stage->loads), &stage->loads, &stage->load_count);
     for (size_t i = 0; status == PD_OK && i < stage->load_count; i++) {
@@ -229,8 +230,8 @@ parse_slots(reader *r, pd_program *p)
         return status;
     }
     r->written = pd_calloc(p->slot_count, sizeof(*r->written));
-    r->is_load = pd_calloc(p->slot_count, sizeof(*r->is_load));
-    return r->written == NULL || r->is_load == NULL ? PD_ENOMEM : PD_OK;
+    r->is_fixed = pd_calloc(p->slot_count, sizeof(*r->is_fixed));
+    return r->written == NULL || r->is_fixed == NULL ? PD_ENOMEM : PD_OK;
 }
 
 static pd_status
@@ -250,6 +251,9 @@ parse_stages(reader *r, pd_program *p)
     pd_status status = PD_OK;
     for (size_t i = 0; status == PD_OK && i < p->stage_count; i++) {
         r->preparing = i < prepare;
+        if (i == prepare) {
+            memcpy(r->is_fixed, r->written, p->slot_count * sizeof(*r->is_fixed));
+        }
         status = parse_stage(r, p, &p->stages[i]);
     }
     return status;
@@ -304,7 +308,7 @@ pd_program_parse(const int64_t *words,
         self->foreign_count = foreign_count;
         status = parse(&r, self);
     }
-    pd_free(r.is_load);
+    pd_free(r.is_fixed);
     pd_free(r.written);
     if (status != PD_OK) {
         pd_program_destroy(self);

@@ -7,9 +7,10 @@
 //     COLUMN   one value for each column        once for a block of columns
 //
 // and is made of *stages*, the first few of which (the prepare part) run once for a block of
-// columns and know nothing of rows.  A stage of length 0 runs its instructions once.  A stage of length L runs them for
-// k = 0 .. L-1, its loads giving them feature `start + k * step` of the two points (or that
-// element of the constants), and its folds reducing values over k:
+// columns and know nothing of rows.  A stage of length 0 runs its instructions once.  A
+// stage of length L runs them for k = 0 .. L-1, its loads giving them feature
+// `start + k * step` of the two points (or that element of the constants), and its folds
+// reducing values over k:
 //
 //     sum((a - b)**2)       stage, length d        then a stage of length 0
 //     and its root          load  s0 = x[k]        s4 = SQRT s3
@@ -41,6 +42,9 @@
 #include "base/status.h"
 #include "expr/fold.h"
 #include "simd/blocks.h"
+
+// No stage is longer: a block of the columns' points would not stay in a cache.
+#define PD_PROGRAM_MAX_LENGTH 16384
 
 typedef enum pd_slot {
     PD_SLOT_NARROW,

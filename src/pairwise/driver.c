@@ -28,6 +28,7 @@ typedef struct walk_job {
     const pd_walk *walk;
     bool keeps;         // the producer does the consumer's work
     member *members;    // one a member of the team; each writes its own
+    size_t tile_cols;   // at most
     size_t stride;      // of tiles, in reals
     size_t strip_rows;  // a multiple of tile_rows
     size_t row_strips;  // strips of one column block
@@ -64,11 +65,11 @@ walk_strip(void *arg, size_t index, unsigned number)
     size_t row = index % job->row_strips * job->strip_rows;
     size_t end = job->walk->rows - row > job->strip_rows ? row + job->strip_rows
                                                          : job->walk->rows;
-    size_t col = block * producer->tile_cols;
+    size_t col = block * job->tile_cols;
     size_t left = job->walk->cols - col;
     pd_tile tile = {
         .col = col,
-        .cols = left < producer->tile_cols ? left : producer->tile_cols,
+        .cols = left < job->tile_cols ? left : job->tile_cols,
         .real = producer->real,
         .stride = job->stride,
         .values = me->values,
@@ -120,7 +121,7 @@ cut_strips(walk_job *job, unsigned members)
     const pd_producer *producer = job->producer;
     const pd_walk *walk = job->walk;
     double tile_ns =
-        producer->pair_ns * (double)producer->tile_cols * (double)producer->tile_rows;
+        producer->pair_ns * (double)job->tile_cols * (double)producer->tile_rows;
     double total_ns = producer->pair_ns * (double)walk->rows * (double)walk->cols;
     double share_ns = total_ns / (members * STRIPS_PER_MEMBER);
     double tiles = floor((share_ns < STRIP_NS ? share_ns : STRIP_NS) / tile_ns);
@@ -130,7 +131,7 @@ cut_strips(walk_job *job, unsigned members)
         job->strip_rows *= tiles < (double)row_tiles ? (size_t)tiles : row_tiles;
     }
     job->row_strips = blocks_of(walk->rows, job->strip_rows);
-    job->col_blocks = blocks_of(walk->cols, producer->tile_cols);
+    job->col_blocks = blocks_of(walk->cols, job->tile_cols);
 }
 
 pd_status
@@ -146,13 +147,15 @@ pd_walk_tiles(const pd_producer *producer, pd_consumer *consumer, const pd_walk 
     if (producer->pair_ns * (double)walk->rows * (double)walk->cols < INLINE_NS) {
         members = 1;
     }
+    bool keeps = producer->keep != NULL && consumer->sink != NULL;
     size_t line_reals = PD_CACHE_LINE / pd_real_size(producer->real);
     walk_job job = {
         .producer = producer,
         .consumer = consumer,
         .walk = walk,
         .stride = blocks_of(producer->tile_cols, line_reals) * line_reals,
-        .keeps = producer->keep != NULL && consumer->sink != NULL,
+        .keeps = keeps,
+        .tile_cols = keeps ? producer->keep_cols : producer->tile_cols,
     };
     cut_strips(&job, members);
     size_t strips;

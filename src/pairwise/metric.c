@@ -22,9 +22,12 @@
 #include "base/alloc.h"
 
 #define CHUNK 1024
-#define FEW_FEATURES 16
-#define FEW_PANEL_BYTES (32 << 10)
-#define PANELS_BYTES (256 << 10)
+#define FEW_FEATURES PD_METRIC_FLUSH  // which are never widened
+
+#define FEW_PANEL_BYTES ((size_t)32 << 10)  // of the L1
+#define PANELS_BYTES ((size_t)256 << 10)    // of the L2
+#define TILE_ROW_BYTES ((size_t)4 << 10)
+#define KEPT_ROW_BYTES ((size_t)32 << 10)  // both ends of each are broken cache lines
 
 // Points of a million features: a tile must not take longer, since Ctrl-C waits for it.
 #define TILE_NS 10e6
@@ -275,32 +278,36 @@ rows_are_packed(const pd_matrix *x)
            x->row_stride % size == 0;
 }
 
-// Few features: one panel, in the L1.  Else panels of NR columns, together about a quarter
-// of an L2.
-static void
-choose_tile(metric_producer *self)
+// Columns of a tile whose panels, and one row of whose values, take so many bytes.
+static size_t
+columns_within(const metric_producer *self, size_t panel_bytes, size_t row_bytes)
 {
     size_t size = pd_real_size(self->base.real);
     size_t nr = self->ops->panel_cols;
+    size_t cols = smaller(panel_bytes / (self->chunk * size), row_bytes / size);
+    cols = round_up(cols > nr ? cols : nr, nr);
+    return smaller(cols, round_up(self->y.rows > 0 ? self->y.rows : 1, nr));
+}
+
+static void
+choose_tile(metric_producer *self)
+{
     size_t features = self->x.cols;
     bool few = features <= FEW_FEATURES;
-    self->chunk = features < CHUNK ? features : CHUNK;
-    self->chunk = self->chunk > 0 ? self->chunk : 1;
-    self->base.tile_rows = features > CHUNK ? 128 : few ? 4 : 32;
-    size_t wanted = (few ? FEW_PANEL_BYTES : PANELS_BYTES) / (self->chunk * size);
-    size_t most = (few ? 2 * 4096 : 4096) / size;
-    wanted = wanted < most ? wanted : most;
-    size_t cols = round_up(self->y.rows > 0 ? self->y.rows : 1, nr);
-    self->base.tile_cols = smaller(round_up(wanted > nr ? wanted : nr, nr), cols);
+    self->chunk = smaller(features > 0 ? features : 1, CHUNK);
+    self->base.tile_rows = features > CHUNK ? 128 : few ? 8 : 32;
+    self->base.tile_cols =
+        columns_within(self, few ? FEW_PANEL_BYTES : PANELS_BYTES, TILE_ROW_BYTES);
     double tile_ns = self->base.pair_ns * (double)self->base.tile_rows *
                      (double)self->base.tile_cols;
     for (; tile_ns > TILE_NS && self->base.tile_rows > PD_CELL_ROWS; tile_ns /= 2) {
         self->base.tile_rows /= 2;
     }
-    self->panel_stride = nr;
+    self->panel_stride = self->ops->panel_cols;
     if (few) {
-        self->panel_stride = self->base.tile_cols + PD_FUSED_PADDING;
         self->base.keep = keep_metric;
+        self->base.keep_cols = columns_within(self, FEW_PANEL_BYTES, KEPT_ROW_BYTES);
+        self->panel_stride = self->base.keep_cols + PD_FUSED_PADDING;
     }
 }
 

@@ -67,6 +67,7 @@ struct pd_producer {
     bool has_doubts;   // fills tile->doubts
     size_t tile_rows;  // the largest tile wanted; both at least 1
     size_t tile_cols;
+    size_t keep_cols;  // in place of tile_cols where keep() is used, as it has no tile
     size_t scratch_bytes;  // for one thread; the driver allocates it, aligned
     double pair_ns;        // about what a pair costs one thread: sizes strips
 

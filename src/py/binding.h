@@ -28,11 +28,22 @@ typedef struct pd_shared_hooks {
     PyTypeObject *pin_type;  // written by the exec slot
 } pd_shared_hooks;
 
-// The module's state.  Written by the exec slot only, then immutable.
+// The module's state; every reference is strong.  Written by the exec slot, and the
+// pool hooks by pydistrib.pools when it is imported; then immutable.
 typedef struct pd_module_state {
-    PyTypeObject *producer_type;  // strong
-    PyObject *result_handler;     // strong: the capsule that NumPy takes
-    PyObject *main_thread;        // strong: threading.main_thread
+    PyTypeObject *producer_type;
+    PyObject *result_handler;  // the capsule that NumPy takes
+    PyTypeObject *queue_type;
+    PyTypeObject *async_type;
+    PyTypeObject *map_type;
+    PyTypeObject *stream_type;
+    PyTypeObject *lane_type;
+    PyObject *timeout_error;  // the pool hooks: see _set_pool_hooks()
+    PyObject *cancelled_error;
+    PyObject *awaiter;
+    PyObject *anext;
+    PyObject *report;
+    PyObject *main_thread;  // threading.main_thread
     pd_shared_hooks shared;
 } pd_module_state;
 

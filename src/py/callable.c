@@ -149,7 +149,8 @@ call_pair(
     return status;
 }
 
-// Functions written in C never look for signals themselves.
+// Functions written in C never look for signals themselves, nor do they let other
+// threads have the GIL.
 static int
 check_signals(int64_t *due_ns)
 {
@@ -158,6 +159,8 @@ check_signals(int64_t *due_ns)
         return 0;
     }
     *due_ns = now + SIGNAL_NS;
+    Py_BEGIN_ALLOW_THREADS
+    Py_END_ALLOW_THREADS
     return PyErr_CheckSignals();
 }
 

@@ -79,7 +79,7 @@ read_functions(PyObject *functions, pd_foreign *foreign, size_t *count)
 
 PyDoc_STRVAR(
     expr_producer_doc,
-    "expr_producer(words, functions, x, y)\n--\n\n"
+    "expr_producer($module, words, functions, x, y, /)\n--\n\n"
     "A producer that runs a program (see src/expr/program.h) for all pairs.\n\n"
     "`functions` are (ufunc, single) pairs; values are computed in float64.");
 
@@ -141,7 +141,7 @@ done:
 
 PyDoc_STRVAR(
     expr_operations_doc,
-    "expr_operations()\n--\n\n"
+    "expr_operations($module, /)\n--\n\n"
     "Names of a program's own operations, in order; functions come after them.");
 
 static PyObject *

@@ -3,6 +3,7 @@
 #include "py/binding.h"
 #include "py/producer.h"
 #include "py/shared.h"
+#include "py/tasks.h"
 
 PyObject *
 pd_raise(pd_status status)
@@ -38,34 +39,32 @@ add_main_thread(PyObject *module)
 }
 
 static int
-add_shared_types(PyObject *module)
-{
-    return pd_add_pin_type(module) < 0 || pd_add_table_type(module) < 0 ||
-                   pd_add_block_type(module) < 0 || pd_add_mutex_type(module) < 0
-               ? -1
-               : 0;
-}
-
-static int
 core_exec(PyObject *module)
 {
     if (PyArray_ImportNumPyAPI() < 0 || pd_import_ufuncs() < 0) {
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_expr_methods,     pd_metric_methods,
-        pd_result_methods,   pd_settings_methods, pd_shared_methods,
-        pd_store_methods,
+        pd_callable_methods, pd_expr_methods,   pd_metric_methods, pd_result_methods,
+        pd_settings_methods, pd_shared_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
             return -1;
         }
     }
-    return pd_add_producer_type(module) < 0 || pd_add_result_handler(module) < 0 ||
-                   add_main_thread(module) < 0 || add_shared_types(module) < 0
-               ? -1
-               : 0;
+    int (*const adders[])(PyObject *) = {
+        pd_add_producer_type, pd_add_result_handler, pd_add_queue_type,
+        pd_add_async_types,   pd_add_stream_type,    pd_add_counter_type,
+        pd_add_pin_type,      pd_add_table_type,     pd_add_block_type,
+        pd_add_mutex_type,    add_main_thread,
+    };
+    for (size_t i = 0; i < sizeof(adders) / sizeof(adders[0]); i++) {
+        if (adders[i](module) < 0) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 static int
@@ -74,6 +73,16 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     pd_module_state *state = PyModule_GetState(module);
     Py_VISIT(state->producer_type);
     Py_VISIT(state->result_handler);
+    Py_VISIT(state->queue_type);
+    Py_VISIT(state->async_type);
+    Py_VISIT(state->map_type);
+    Py_VISIT(state->stream_type);
+    Py_VISIT(state->lane_type);
+    Py_VISIT(state->timeout_error);
+    Py_VISIT(state->cancelled_error);
+    Py_VISIT(state->awaiter);
+    Py_VISIT(state->anext);
+    Py_VISIT(state->report);
     Py_VISIT(state->main_thread);
     Py_VISIT(state->shared.array_type);
     Py_VISIT(state->shared.dtype_to_text);
@@ -90,6 +99,16 @@ core_clear(PyObject *module)
     pd_module_state *state = PyModule_GetState(module);
     Py_CLEAR(state->producer_type);
     Py_CLEAR(state->result_handler);
+    Py_CLEAR(state->queue_type);
+    Py_CLEAR(state->async_type);
+    Py_CLEAR(state->map_type);
+    Py_CLEAR(state->stream_type);
+    Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->timeout_error);
+    Py_CLEAR(state->cancelled_error);
+    Py_CLEAR(state->awaiter);
+    Py_CLEAR(state->anext);
+    Py_CLEAR(state->report);
     Py_CLEAR(state->main_thread);
     Py_CLEAR(state->shared.array_type);
     Py_CLEAR(state->shared.dtype_to_text);

@@ -4,6 +4,10 @@
 #include "simd/simd.h"
 #include "thread/team.h"
 
+// By this symbol threadpoolctl knows the library: see pydistrib/_threadpoolctl.py.
+__attribute__((visibility("default"))) extern const int pydistrib_threads_api;
+const int pydistrib_threads_api = 1;
+
 PyDoc_STRVAR(team_threads_doc,
              "team_threads($module, /)\n--\n\n"
              "Native threads alive now, the calling thread not counted.");

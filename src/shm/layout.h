@@ -106,7 +106,7 @@ typedef struct pd_shared {
 
 _Static_assert(sizeof(pd_slot) == PD_UNIT, "a slot is a cache line");
 _Static_assert(offsetof(pd_shared, heap) == PD_HEAP_OFFSET, "heap.c relies on it");
-_Static_assert(sizeof(pd_shared) % PD_UNIT == 0, "blocks follow");
+_Static_assert(sizeof(pd_shared) <= PD_BLOCKS_OFFSET, "blocks follow");
 
 // The pins of this process.  All guarded by `mutex`.
 typedef struct pd_pins {

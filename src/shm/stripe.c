@@ -12,6 +12,20 @@
 // of the next one who takes its lock.  Step 3 is done by whoever finds a parcel.
 #include "shm/layout.h"
 
+bool
+pd_log_may_name(uint64_t where)
+{
+    const uint64_t stripes = offsetof(pd_shared, stripes);
+    const uint64_t registry = offsetof(pd_shared, registry);
+    if (where < stripes) {
+        bool in_heap = where >= offsetof(pd_shared, heap) + sizeof(pd_lock) &&
+                       where < offsetof(pd_shared, seed);
+        return in_heap || where >= registry + sizeof(pd_lock);
+    }
+    return where >= PD_BLOCKS_OFFSET ||
+           (where - stripes) % sizeof(pd_stripe) >= offsetof(pd_stripe, sequence);
+}
+
 static pd_status
 repair(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
 {
@@ -145,7 +159,7 @@ pd_stripe_slots(pd_table *table, pd_stripe *stripe, uint64_t *mask)
     uint64_t offset = pd_load(&stripe->slots);
     *mask = pd_load(&stripe->mask);
     if (*mask >= ((uint64_t)1 << 40) || (*mask & (*mask + 1)) != 0 ||
-        offset % PD_UNIT != 0)
+        offset % PD_UNIT != 0 || offset < PD_BLOCKS_OFFSET)
     {
         return NULL;
     }

@@ -1209,7 +1209,8 @@ random_seed(const pd_segment *segment)
 pd_status
 pd_table_create(uint64_t flags, pd_table **out)
 {
-    size_t bytes = SHARED_BYTES + PD_STRIPES * (PD_FIRST_SLOTS + 2) * sizeof(pd_slot);
+    size_t bytes =
+        PD_BLOCKS_OFFSET + PD_STRIPES * (PD_FIRST_SLOTS + 2) * sizeof(pd_slot);
     pd_segment *segment;
     pd_status status =
         pd_segment_create(PD_SEGMENT_TABLE, bytes, RESERVE_BYTES, &segment);
@@ -1225,7 +1226,7 @@ pd_table_create(uint64_t flags, pd_table **out)
         pd_segment_destroy(segment);
         return status;
     }
-    status = pd_heap_init(&shared->heap, SHARED_BYTES);
+    status = pd_heap_init(&shared->heap);
     if (status == PD_OK) {
         status = pd_lock_init(&shared->registry.lock);
     }

@@ -9,7 +9,8 @@
 
 // args[k][i * steps[k]] for the inputs k in order, then the output; i < *n; steps in
 // bytes.  The operations below take steps of 0 (one value for all) and sizeof(double)
-// for inputs and sizeof(double) for the output, which must not overlap an input.
+// for inputs, but not 0 for all of several inputs unless *n is 1, and sizeof(double) for
+// the output, which must not overlap an input.
 typedef void (*pd_block_loop)(char **args,
                               const ptrdiff_t *n,
                               const ptrdiff_t *steps,

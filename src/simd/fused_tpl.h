@@ -110,7 +110,7 @@ N(put_end_block)(const N(stream) * s, const FROM *values, size_t i, TO_VEC befor
     return before;
 }
 
-// Any other block.  `way` is the rounder's, a constant so that nothing branches here.
+// Any other block.
 static inline __attribute__((always_inline)) TO_VEC
 N(put_inner_block)(const N(stream) * s,
                    const TO_N(rounder) * rounder,
@@ -137,6 +137,7 @@ N(fused_row_streamed)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
 {
     const size_t head = items_to_boundary(dst, sizeof(TO_VEC), sizeof(TO));
     const N(stream) s = {dst, job->cols, head, TO_N(shift_by)(head), rounder};
+    const TO_N(rounder) own = *rounder;  // in registers: nobody else has its address
     TO_VEC before = TO_N(set1)(0);
     _Alignas(64) FROM values[BLOCK];
     for (size_t i = 0; i < job->cols; i += BLOCK) {
@@ -149,7 +150,7 @@ N(fused_row_streamed)(FROM_VEC (*add)(FROM_VEC, FROM_VEC),
             before = N(put_inner_block)(&s, &none, values, i, before);
         }
         else {
-            before = N(put_inner_block)(&s, rounder, values, i, before);
+            before = N(put_inner_block)(&s, &own, values, i, before);
         }
     }
     size_t last = (job->cols - 1) / TO_LANES * TO_LANES;  // where `before` begins

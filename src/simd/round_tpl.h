@@ -23,10 +23,23 @@ typedef enum N(rounding_way) {
 
 typedef struct N(rounder) {
     N(rounding_way) way;
-    VEC scale;
-    VEC high;
-    VEC low;
+    REAL scale;
+    REAL high;
+    REAL low;
 } N(rounder);
+
+static N(rounding_way) N(way_of)(const pd_rounding *rounding, REAL scale)
+{
+    if (!rounding->rounds) {
+        return N(ROUND_NOT);
+    }
+    if (!rounding->multiplies) {
+        return N(ROUND_LEFT_OF_POINT);
+    }
+    return FMA_IS_FAST && scale > 1 && scale <= (REAL)RECIPROCAL_MAX
+               ? N(ROUND_BY_RECIPROCAL)
+               : N(ROUND_BY_DIVISION);
+}
 
 static N(rounder) N(rounder_of)(const pd_rounding *rounding)
 {
@@ -37,39 +50,38 @@ static N(rounder) N(rounder_of)(const pd_rounding *rounding)
         high = NEXT_TOWARDS_ZERO(high);
         left = FMA(-high, scale, (REAL)1);
     }
-    N(rounder)
-    rounder = {
-        .way = N(ROUND_BY_DIVISION),
-        .scale = N(set1)(scale),
-        .high = N(set1)(high),
-        .low = N(set1)(left / scale),
+    return (N(rounder)){
+        .way = N(way_of)(rounding, scale),
+        .scale = scale,
+        .high = high,
+        .low = left / scale,
     };
-    if (!rounding->rounds) {
-        rounder.way = N(ROUND_NOT);
-    }
-    else if (!rounding->multiplies) {
-        rounder.way = N(ROUND_LEFT_OF_POINT);
-    }
-    else if (FMA_IS_FAST && scale > 1 && scale <= (REAL)RECIPROCAL_MAX) {
-        rounder.way = N(ROUND_BY_RECIPROCAL);
-    }
-    return rounder;
 }
 
 static inline __attribute__((always_inline)) VEC
 N(round)(VEC v, const N(rounder) * r)
 {
+    const VEC scale = N(set1)(r->scale);
     if (r->way == N(ROUND_NOT)) {
         return v;
     }
     if (r->way == N(ROUND_LEFT_OF_POINT)) {
-        return N(rint)(v / r->scale) * r->scale;
+        return N(rint)(v / scale) * scale;
     }
-    VEC x = N(rint)(v * r->scale);
+    VEC x = N(rint)(v * scale);
     if (r->way == N(ROUND_BY_DIVISION)) {
-        return x / r->scale;
+        return x / scale;
     }
-    return N(fma)(x, r->high, x * r->low);
+    return N(fma)(x, N(set1)(r->high), x * N(set1)(r->low));
+}
+
+// The same for one value.
+static REAL
+N(round_one)(REAL v, const N(rounder) * r)
+{
+    REAL lanes[LANES];
+    N(store)(lanes, N(round)(N(set1)(v), r));
+    return lanes[0];
 }
 
 #undef RECIPROCAL_MAX

@@ -3,6 +3,8 @@
 // Streaming stores (past the caches) want whole vectors on boundaries of their size; what
 // lies before the first cache line of the row, and after the last, is stored as usual.
 
+#define CHUNK 64
+
 // n values, stored as usual.
 static void
 N(final_values)(const FROM *src, TO *dst, size_t n, const TO_N(rounder) * rounder)
@@ -39,80 +41,86 @@ N(row)(const void *from, void *to, size_t n, const pd_rounding *rounding, bool s
     N(final_values)(src + i, dst + i, n - i, &rounder);
 }
 
-static inline TO
-N(final)(FROM value, const pd_rounding *rounding, TO scale)
-{
-    TO v = (TO)value;
-    if (!rounding->rounds) {
-        return v;
-    }
-    v = rounding->multiplies ? v * scale : v / scale;
-    v = sizeof(TO) == sizeof(double) ? (TO)__builtin_rint((double)v)
-                                     : (TO)__builtin_rintf((float)v);
-    return rounding->multiplies ? v / scale : v * scale;
-}
-
 // Whether a value v with a doubt t may come out differently.
-static inline bool
-N(is_doubtful)(FROM v, FROM t, const pd_rounding *rounding, TO scale, bool exact_type)
+static bool
+N(is_doubtful)(FROM v, FROM t, const TO_N(rounder) * r)
 {
     if (!(t < (FROM)INFINITY)) {
         return true;
     }
     // Without a rounding there are no boundaries to be near to: only guards count.
-    if (exact_type && !rounding->rounds) {
+    if (t == 0 || (r->way == TO_N(ROUND_NOT) && sizeof(FROM) <= sizeof(TO))) {
         return false;
     }
-    TO low = N(final)(v - t, rounding, scale);
-    TO high = N(final)(v + t, rounding, scale);
+    TO low = TO_N(round_one)((TO)(v - t), r);
+    TO high = TO_N(round_one)((TO)(v + t), r);
     bool same = low == high && __builtin_signbit(low) == __builtin_signbit(high);
-    return t != 0 && !same && !(low != low && high != high);
+    return !same && !(low != low && high != high);
 }
 
-// Whether any of n values needs a closer look, by a test that vectorises: it takes some
-// that are not doubtful and leaves out none that is.
+// Whether any of CHUNK pairs may be doubtful, by the bits alone: of NaN and of zeros with
+// a doubt of 0 it may say so wrongly.
 static bool
-N(any_suspect)(const FROM *v, const FROM *t, size_t n, bool moves_count)
+N(any_doubtful)(const FROM *v, const FROM *t, const TO_N(rounder) * rounder)
 {
-    size_t suspects = 0;
-    for (size_t i = 0; i < n; i++) {
-        FROM low = v[i] - t[i];
-        FROM high = v[i] + t[i];
-        bool moves = ((TO)low != (TO)high) | ((low < 0) != (high < 0));
-        bool unknown = !(t[i] < (FROM)INFINITY);
-        suspects += unknown | (moves & moves_count);
+    FROM low[CHUNK];
+    FROM high[CHUNK];
+    bool infinite = false;
+    for (size_t i = 0; i < CHUNK; i += FROM_LANES) {
+        FROM_VEC value = FROM_N(load)(v + i);
+        FROM_VEC doubt = FROM_N(load)(t + i);
+        FROM_N(store)(low + i, value - doubt);
+        FROM_N(store)(high + i, value + doubt);
+        infinite |= FROM_N(any_infinite)(doubt);
     }
-    return suspects > 0;
+    if (infinite || (rounder->way == TO_N(ROUND_NOT) && sizeof(FROM) <= sizeof(TO))) {
+        return infinite;
+    }
+    // Most often the cast makes them one already.
+    bool differ = false;
+    for (size_t i = 0; i < CHUNK; i += TO_LANES) {
+        differ |= TO_N(any_differ)(LOAD_AS(low + i), LOAD_AS(high + i));
+    }
+    if (!differ || rounder->way == TO_N(ROUND_NOT)) {
+        return differ;
+    }
+    differ = false;
+    for (size_t i = 0; i < CHUNK; i += TO_LANES) {
+        differ |= TO_N(any_differ)(TO_N(round)(LOAD_AS(low + i), rounder),
+                                   TO_N(round)(LOAD_AS(high + i), rounder));
+    }
+    return differ;
 }
 
+// Doubts are rare: whole chunks are looked at first, and single pairs only where need be.
 static size_t
 N(doubtful)(const void *values,
             const void *doubts,
             size_t n,
-            const pd_rounding *given,
+            const pd_rounding *rounding,
             unsigned char *flags)
 {
     const FROM *v = values;
     const FROM *t = doubts;
-    const pd_rounding rounding = *given;
-    const TO scale = (TO)rounding.scale;
-    const bool exact_type = sizeof(FROM) <= sizeof(TO);
+    const TO_N(rounder) rounder = TO_N(rounder_of)(rounding);
     size_t count = 0;
-    if (!N(any_suspect)(v, t, n, !exact_type || rounding.rounds)) {
-        if (flags != NULL) {
-            memset(flags, 0, n);
-        }
-        return 0;
+    if (flags != NULL) {
+        memset(flags, 0, n);
     }
-    if (flags == NULL) {
-        for (size_t i = 0; i < n; i++) {
-            count += N(is_doubtful)(v[i], t[i], &rounding, scale, exact_type);
+    for (size_t i = 0; i < n; i += CHUNK) {
+        size_t end = n - i < CHUNK ? n : i + CHUNK;
+        if (n - i >= CHUNK && !N(any_doubtful)(v + i, t + i, &rounder)) {
+            continue;
         }
-        return count;
-    }
-    for (size_t i = 0; i < n; i++) {
-        flags[i] = N(is_doubtful)(v[i], t[i], &rounding, scale, exact_type);
-        count += flags[i];
+        for (size_t k = i; k < end; k++) {
+            bool doubtful = N(is_doubtful)(v[k], t[k], &rounder);
+            count += doubtful;
+            if (flags != NULL) {
+                flags[k] = doubtful;
+            }
+        }
     }
     return count;
 }
+
+#undef CHUNK

@@ -3,6 +3,8 @@
 #define PD_SIMD_VEC_H
 
 #include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
 
 #define F64_LANES 4
 #define F32_LANES 8
@@ -126,6 +128,35 @@ static inline f64v
 f64_load_f32(const float *p)
 {
     return _mm256_cvtps_pd(_mm_loadu_ps(p));
+}
+
+// Whether any lane of a is infinite or NaN, a >= 0; whether any bits of a and b differ.
+static inline bool
+f64_any_infinite(f64v a)
+{
+    __m256d not_below = _mm256_cmp_pd(a, _mm256_set1_pd(INFINITY), _CMP_NLT_UQ);
+    return _mm256_movemask_pd(not_below) != 0;
+}
+
+static inline bool
+f64_any_differ(f64v a, f64v b)
+{
+    __m256i bits = _mm256_xor_si256(_mm256_castpd_si256(a), _mm256_castpd_si256(b));
+    return !_mm256_testz_si256(bits, bits);
+}
+
+static inline bool
+f32_any_infinite(f32v a)
+{
+    __m256 not_below = _mm256_cmp_ps(a, _mm256_set1_ps(INFINITY), _CMP_NLT_UQ);
+    return _mm256_movemask_ps(not_below) != 0;
+}
+
+static inline bool
+f32_any_differ(f32v a, f32v b)
+{
+    __m256i bits = _mm256_xor_si256(_mm256_castps_si256(a), _mm256_castps_si256(b));
+    return !_mm256_testz_si256(bits, bits);
 }
 
 // Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the

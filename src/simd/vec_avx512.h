@@ -3,6 +3,8 @@
 #define PD_SIMD_VEC_H
 
 #include <immintrin.h>
+#include <math.h>
+#include <stdbool.h>
 
 #define F64_LANES 8
 #define F32_LANES 16
@@ -125,6 +127,33 @@ static inline f64v
 f64_load_f32(const float *p)
 {
     return _mm512_cvtps_pd(_mm256_loadu_ps(p));
+}
+
+// Whether any lane of a is infinite or NaN, a >= 0; whether any bits of a and b differ.
+static inline bool
+f64_any_infinite(f64v a)
+{
+    return _mm512_cmp_pd_mask(a, _mm512_set1_pd(INFINITY), _CMP_NLT_UQ) != 0;
+}
+
+static inline bool
+f64_any_differ(f64v a, f64v b)
+{
+    return _mm512_cmpneq_epi64_mask(_mm512_castpd_si512(a), _mm512_castpd_si512(b)) !=
+           0;
+}
+
+static inline bool
+f32_any_infinite(f32v a)
+{
+    return _mm512_cmp_ps_mask(a, _mm512_set1_ps(INFINITY), _CMP_NLT_UQ) != 0;
+}
+
+static inline bool
+f32_any_differ(f32v a, f32v b)
+{
+    return _mm512_cmpneq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b)) !=
+           0;
 }
 
 // Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the

@@ -3,6 +3,8 @@
 #define PD_SIMD_VEC_H
 
 #include <arm_neon.h>
+#include <math.h>
+#include <stdbool.h>
 #include <string.h>
 
 #define F64_LANES 2
@@ -124,6 +126,34 @@ static inline f64v
 f64_load_f32(const float *p)
 {
     return vcvt_f64_f32(vld1_f32(p));
+}
+
+// Whether any lane of a is infinite or NaN, a >= 0; whether any bits of a and b differ.
+static inline bool
+f64_any_infinite(f64v a)
+{
+    uint64x2_t below = vcltq_f64(a, vdupq_n_f64(INFINITY));
+    return vminvq_u32(vreinterpretq_u32_u64(below)) == 0;
+}
+
+static inline bool
+f64_any_differ(f64v a, f64v b)
+{
+    uint32x4_t bits = veorq_u32(vreinterpretq_u32_f64(a), vreinterpretq_u32_f64(b));
+    return vmaxvq_u32(bits) != 0;
+}
+
+static inline bool
+f32_any_infinite(f32v a)
+{
+    return vminvq_u32(vcltq_f32(a, vdupq_n_f32(INFINITY))) == 0;
+}
+
+static inline bool
+f32_any_differ(f32v a, f32v b)
+{
+    uint32x4_t bits = veorq_u32(vreinterpretq_u32_f32(a), vreinterpretq_u32_f32(b));
+    return vmaxvq_u32(bits) != 0;
 }
 
 // Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the

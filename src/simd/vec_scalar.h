@@ -3,6 +3,7 @@
 #define PD_SIMD_VEC_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -131,6 +132,31 @@ static inline f64v
 f64_load_f32(const float *p)
 {
     return (double)*p;
+}
+
+// Whether any lane of a is infinite or NaN, a >= 0; whether any bits of a and b differ.
+static inline bool
+f64_any_infinite(f64v a)
+{
+    return !(a < INFINITY);
+}
+
+static inline bool
+f64_any_differ(f64v a, f64v b)
+{
+    return memcmp(&a, &b, sizeof(a)) != 0;
+}
+
+static inline bool
+f32_any_infinite(f32v a)
+{
+    return !(a < INFINITY);
+}
+
+static inline bool
+f32_any_differ(f32v a, f32v b)
+{
+    return memcmp(&a, &b, sizeof(a)) != 0;
 }
 
 // Load and store of the first n lanes of a vector, n <= lanes; the others are 0, and the

@@ -3,6 +3,7 @@
 #define PD_THREAD_SYNC_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -25,6 +26,34 @@ pd_spin_pause(void)
 #elif defined(__aarch64__)
     __asm__ __volatile__("yield");
 #endif
+}
+
+// Whether spinning before parking is worth it.  On a busy machine what one waits for
+// does not come while one spins, since the other thread has no processor: then only
+// every PD_SPIN_PROBE-th time is tried.  Starts zeroed; any thread may use it.
+typedef struct pd_spin {
+    _Atomic unsigned misses;  // in a row
+    _Atomic unsigned asked;
+} pd_spin;
+
+#define PD_SPIN_MISSES 4
+#define PD_SPIN_PROBE 16
+
+static inline bool
+pd_spin_pays(pd_spin *spin)
+{
+    return atomic_load_explicit(&spin->misses, memory_order_relaxed) < PD_SPIN_MISSES ||
+           atomic_fetch_add_explicit(&spin->asked, 1, memory_order_relaxed) %
+                   PD_SPIN_PROBE ==
+               0;
+}
+
+static inline void
+pd_spin_ended(pd_spin *spin, bool hit)
+{
+    unsigned misses = atomic_load_explicit(&spin->misses, memory_order_relaxed);
+    // Racing threads may lose a count, which does no harm.
+    atomic_store_explicit(&spin->misses, hit ? 0 : misses + 1, memory_order_relaxed);
 }
 
 #endif

@@ -15,7 +15,8 @@
 
 #define WAIT_NS 100000
 #define ROUNDS 400
-#define SECONDS 15  // for each test at most: waiting for locks that make no sense is slow
+#define SECONDS \
+    15  // for each test at most: waiting for locks that make no sense is slow
 
 static uint64_t state = 88172645463325252u;
 
@@ -59,7 +60,8 @@ put_fill(pd_table *table, const char *text, size_t size)
 static void
 names(int i, char *name, size_t size)
 {
-    static const char *const formats[] = {"%d", "%d, a name that needs a block of its own"};
+    static const char *const formats[] = {"%d",
+                                          "%d, a name that needs a block of its own"};
     snprintf(name, size, formats[i % 2], i);
 }
 

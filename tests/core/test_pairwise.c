@@ -12,6 +12,7 @@
 
 #include "base/alloc.h"
 #include "check.h"
+#include "reals.h"
 #include "pairwise/driver.h"
 #include "pairwise/metric.h"
 #include "pairwise/store.h"
@@ -35,30 +36,6 @@ static double
 random_number(void)
 {
     return (double)(random_bits() >> 11) * 0x1p-51 - 2;
-}
-
-static bool
-same(double a, double b)
-{
-    return memcmp(&a, &b, sizeof(a)) == 0 || (isnan(a) && isnan(b));
-}
-
-static double
-get(const void *reals, pd_real real, size_t i)
-{
-    return real == PD_F32 ? (double)((const float *)reals)[i]
-                          : ((const double *)reals)[i];
-}
-
-static void
-put(void *reals, pd_real real, size_t i, double value)
-{
-    if (real == PD_F32) {
-        ((float *)reals)[i] = (float)value;
-    }
-    else {
-        ((double *)reals)[i] = value;
-    }
 }
 
 static double

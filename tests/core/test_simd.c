@@ -9,6 +9,7 @@
 
 #include "base/alloc.h"
 #include "check.h"
+#include "reals.h"
 #include "simd/simd.h"
 
 #define LONGEST 67  // every tail of vectors of up to 16 lanes, and some whole ones
@@ -47,30 +48,6 @@ static double
 any_number(void)
 {
     return random_bits() % 4 == 0 ? specials[random_bits() % SPECIALS] : uniform(-4, 4);
-}
-
-static double
-get(const void *reals, pd_real real, size_t i)
-{
-    return real == PD_F32 ? (double)((const float *)reals)[i]
-                          : ((const double *)reals)[i];
-}
-
-static void
-put(void *reals, pd_real real, size_t i, double value)
-{
-    if (real == PD_F32) {
-        ((float *)reals)[i] = (float)value;
-    }
-    else {
-        ((double *)reals)[i] = value;
-    }
-}
-
-static bool
-same(double a, double b)
-{
-    return memcmp(&a, &b, sizeof(a)) == 0 || (isnan(a) && isnan(b));
 }
 
 // ------------------------------------------------------------------------------

@@ -374,6 +374,7 @@ class TestExceptions:
             called(function, points, points)
         assert np.array_equal(points, np.arange(6.0).reshape(3, 2))
 
+    @pytest.mark.filterwarnings("ignore:Setting the shape")
     def test_a_function_may_reshape_the_inputs(self):
         alpha, beta = np.arange(8.0), np.arange(8.0)
 

@@ -17,19 +17,11 @@ result's node and u the unit in the last place of 1 of the type it is rounded to
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Final
 
 from pydistrib.kernels.tracing.graph import Graph
-from pydistrib.kernels.tracing.refusal import refuse
+from pydistrib.kernels.tracing.signs import not_negative
 
 Bound = int | None
-
-# Twice what the libraries' authors state: both sides may be off, in opposite directions.
-FUNCTION_UNITS: Final = 16.0
-
-# A power of 2 or of 1/2 of one number, which C libraries round correctly all but always.
-POWER_UNITS: Final = 2.0
 
 
 def plus(g: Graph, *bounds: Bound) -> Bound:
@@ -47,8 +39,14 @@ def times(g: Graph, factor: float, node: int) -> int:
 
 
 def rounding(g: Graph, r: int, u: float, units: float = 1.0) -> int:
-    """Bound an error of some units in the last place of r."""
-    return times(g, u * units, g.op("ABS", r))
+    """
+    Bound an error of some units in the last place of r.
+
+    Below the smallest normal number the unit is no smaller than it is there, and some
+    functions give 0.
+    """
+    least = 2.0**-126 if u > 2.0**-30 else 2.0**-1022
+    return g.op("ADD", times(g, u * units, g.op("ABS", r)), g.const(least))
 
 
 def infinite_if(g: Graph, condition: int) -> int:
@@ -56,7 +54,7 @@ def infinite_if(g: Graph, condition: int) -> int:
     return g.op("WHERE", condition, g.const(math.inf), g.const(0.0))
 
 
-def _either(g: Graph, condition: int, bound: int) -> int:
+def either(g: Graph, condition: int, bound: int) -> int:
     """Give a bound where a condition holds, else infinity."""
     return g.op("WHERE", condition, bound, g.const(math.inf))
 
@@ -80,19 +78,22 @@ def _quotient(g: Graph, r: int, b: int, da: Bound, db: Bound) -> Bound:
     top = plus(g, da, g.op("MUL", g.op("ABS", r), db))
     bottom = g.op("SUB", g.op("ABS", b), db)
     assert top is not None
-    return _either(g, g.op("LT", g.const(0.0), bottom), g.op("DIV", top, bottom))
+    return either(g, g.op("LT", g.const(0.0), bottom), g.op("DIV", top, bottom))
 
 
 def _root(g: Graph, a: int, da: int) -> int:
     """Bound |sqrt(a) - sqrt(a')| by da / sqrt(a), or by sqrt(da) near 0."""
     near = g.op("LE", a, times(g, 2.0, da))
     bound = g.op("WHERE", near, g.op("SQRT", da), g.op("DIV", da, g.op("SQRT", a)))
-    return g.op("ADD", bound, infinite_if(g, g.op("LT", a, da)))  # a' may be negative
+    if not_negative(g, a):  # then a' is not either
+        return bound
+    return g.op("ADD", bound, infinite_if(g, g.op("LT", a, da)))
 
 
 def _near(g: Graph, a: int, b: int, distance: int) -> int:
     """Give infinity where a and b may be in another order than they seem."""
-    close = g.op("LE", g.op("ABSDIFF", a, b), distance)
+    # Not LE, which is false where nothing is known.
+    close = g.op("NOT", g.op("LT", distance, g.op("ABSDIFF", a, b)))
     return infinite_if(g, g.op("AND", close, g.op("NE", distance, g.const(0.0))))
 
 
@@ -144,90 +145,41 @@ def operation(
     if op in ("FLOOR", "CEIL", "TRUNC", "RINT", "SIGN"):
         assert bounds[0] is not None
         return _step(g, op, args[0], bounds[0])
-    if op in ("AND", "OR", "NOT", "ISNAN", "ISFINITE"):
-        return plus(g, *bounds)  # 0 or infinity, or finite and not to be seen
+    if op in ("AND", "OR", "NOT"):
+        return plus(g, *bounds)  # 0 or infinity
+    if op in ("ISNAN", "ISFINITE"):
+        assert bounds[0] is not None
+        reach = g.op("ADD", g.op("ABS", args[0]), bounds[0])
+        return infinite_if(g, g.op("NOT", g.op("ISFINITE", reach)))
     raise AssertionError(f"no bound for {op}")
 
 
-def _lipschitz(g: Graph, r: int, a: int, da: int) -> int:
-    return da
-
-
-def _exponential(g: Graph, r: int, a: int, da: int) -> int:
-    # |e^(a + d) - e^a| < 2 d e^a for d < 1/2; expm1's result is e^a - 1.
-    small = g.op("LT", da, g.const(0.5))
-    scale = g.op("ADD", g.op("ABS", r), g.const(1.0))
-    return _either(g, small, times(g, 2.0, g.op("MUL", da, scale)))
-
-
-def _logarithm(shift: float) -> Callable[[Graph, int, int, int], int]:
-    def bound(g: Graph, r: int, a: int, da: int) -> int:
-        # The derivative of log2, the steepest, is 1.45 / a; within a factor 2 of a.
-        argument = g.op("ADD", a, g.const(shift)) if shift else a
-        safe = g.op("LT", times(g, 2.0, da), argument)
-        return _either(g, safe, times(g, 3.0, g.op("DIV", da, argument)))
-
-    return bound
-
-
-# By the ufunc's name; what is missing is refused when its argument is inexact.
-_SPREAD: Final[dict[str, Callable[[Graph, int, int, int], int]]] = {
-    "exp": _exponential,
-    "exp2": _exponential,
-    "expm1": _exponential,
-    "sinh": _exponential,
-    "cosh": _exponential,
-    "log": _logarithm(0.0),
-    "log2": _logarithm(0.0),
-    "log10": _logarithm(0.0),
-    "log1p": _logarithm(1.0),
-    "sin": _lipschitz,
-    "cos": _lipschitz,
-    "tanh": _lipschitz,
-    "arctan": _lipschitz,
-    "arcsinh": _lipschitz,
-}
-
-
-def call(
-    g: Graph,
-    name: str,
-    r: int,
-    args: tuple[int, ...],
-    bounds: tuple[Bound, ...],
-    u: float,
-    units: float,
-) -> Bound:
-    """Bound the result of a function that is itself good to `units`."""
-    own = rounding(g, r, u, units) if units else None
-    if all(bound is None for bound in bounds):
-        return own
-    if name == "power" and bounds[1] is None:
-        return plus(g, own, _power(g, r, args[0], bounds[0], args[1]))
-    if name == "hypot":
-        return plus(g, own, *bounds)
-    if len(args) == 1 and name in _SPREAD:
-        assert bounds[0] is not None
-        return plus(g, own, _SPREAD[name](g, r, args[0], bounds[0]))
-    refuse(f"how {name} spreads the error of its argument is not known")
-
-
-def _power(g: Graph, r: int, a: int, da: Bound, p: int) -> int:
-    """Bound |a^p - a'^p| by 2 |p| da / |a| |r| where |p| da is small beside |a|."""
-    assert da is not None
-    size = g.op("ABS", a)
-    change = g.op("MUL", g.op("ABS", p), da)
-    safe = g.op("LT", times(g, 8.0, change), size)
-    relative = times(g, 2.0, g.op("DIV", change, size))
-    return _either(g, safe, g.op("MUL", relative, g.op("ABS", r)))
-
-
 def summed(
-    g: Graph, terms: int, bound: Bound, length: int, u: float, any_order: bool
+    g: Graph, r: int, terms: int, bound: Bound, length: int, u: float, any_order: bool
 ) -> Bound:
     """Bound a sum of `length` terms: of inexact ones, or in an unknown order."""
     if bound is None and not any_order:
         return None
-    magnitude = g.fold("ADD", g.op("ABS", terms))
-    spread = g.fold("ADD", bound) if bound is not None else None
-    return plus(g, spread, times(g, u * (length + 2), magnitude))
+    size = g.fold("ADD", g.op("ABS", terms))
+    spread = None
+    if bound is not None:
+        # One bound may stand for all elements.
+        one = g.nodes[bound].length == 0
+        spread = times(g, float(length), bound) if one else g.fold("ADD", bound)
+    return plus(g, spread, of_order(g, r, size, length, u))
+
+
+def largest(g: Graph, bound: Bound) -> Bound:
+    """Bound a minimum or a maximum of elements."""
+    if bound is None or g.nodes[bound].length == 0:
+        return bound
+    return g.fold("MAX", bound)
+
+
+def of_order(g: Graph, r: int, size: int, length: int, u: float) -> int:
+    """Bound what the order may change in a sum of so many terms, of so large a size."""
+    bound = g.op("ADD", rounding(g, r, u), times(g, u * (length + 2), size))
+    if u < 2.0**-30:
+        return bound
+    # Added as floats, they may pass the largest one on the way.
+    return g.op("ADD", bound, infinite_if(g, g.op("LT", g.const(1e38), size)))

@@ -71,9 +71,10 @@ def _text(graph: Graph, index: int, known: dict[int, str], depth: int) -> str:
     if node.op in ("x", "y"):
         start, step, length = node.payload
         name = "a" if node.op == "x" else "b"
-        text = name if length or step == 0 == start else f"{name}[{start}]"
-        if length and (start, step) != (0, 1):
-            text = f"{name}[{start}::{step}]"
+        whole = graph.leaves[node.op].ndim == 1 or (length and (start, step) == (0, 1))
+        text = name if whole else f"{name}[{start}::{step}]"
+        if not length and not whole:
+            text = f"{name}[{start}]"
     elif node.op == "const":
         text = f"{float(graph.value_of(index)):g}"
     elif node.op == "vector":

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pydistrib.kernels.tracing.refusal import refuse
 
@@ -34,9 +35,18 @@ CONSTANT, ROW, COLUMN, PAIR = 0, 1, 2, 3
 _FOLDABLE: Final[dict[str, Callable[..., Any]]] = {
     "ABS": np.abs,
     "ADD": np.add,
+    "AND": np.logical_and,
     "DIV": np.divide,
+    "EQ": np.equal,
+    "ISFINITE": np.isfinite,
+    "ISNAN": np.isnan,
+    "LE": np.less_equal,
+    "LT": np.less,
     "MUL": np.multiply,
+    "NE": np.not_equal,
     "NEG": np.negative,
+    "NOT": np.logical_not,
+    "OR": np.logical_or,
     "SQRT": np.sqrt,
     "SQUARE": np.square,
     "SUB": np.subtract,
@@ -79,12 +89,50 @@ class Node(NamedTuple):
     level: int
 
 
-class Graph:
-    """A growing list of nodes, in an order in which they can be computed."""
+class Leaf:
+    """
+    What the tracer may ask of the points of one side.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    points : ndarray
+        The points.
+    """
+
+    def __init__(self, points: NDArray[Any]) -> None:
+        self.single = points.dtype == np.float32
+        self.ndim = points.ndim
+        self._points = points
+        self._never_minus_zero: bool | None = None
+
+    def never_minus_zero(self) -> bool:
+        """Tell whether no feature is -0.0."""
+        if self._never_minus_zero is None:
+            zeros = self._points == 0
+            self._never_minus_zero = not (
+                self._points.dtype.kind == "f" and np.signbit(self._points[zeros]).any()
+            )
+        return self._never_minus_zero
+
+
+class Graph:
+    """
+    A growing list of nodes, in an order in which they can be computed.
+
+    Parameters
+    ----------
+    x : ndarray
+        The points of the rows.
+    y : ndarray
+        The points of the columns.
+    """
+
+    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self.leaves = {"x": Leaf(x), "y": Leaf(y)}
         self.nodes: list[Node] = []
         self._known: dict[Key, int] = {}
+        # What was found out about signs, see `signs`.
+        self.signs: dict[tuple[str, int], bool] = {}
 
     def _add(self, key: Key, rate: int, length: int, level: int) -> int:
         index = len(self.nodes)
@@ -114,9 +162,14 @@ class Graph:
     def _short_cut(self, op: str, args: tuple[int, ...]) -> int | None:
         if op in _FOLDABLE and all(self.nodes[arg].op == "const" for arg in args):
             with np.errstate(all="ignore"):
-                return self.const(_FOLDABLE[op](*map(self.value_of, args)))
+                return self.const(float(_FOLDABLE[op](*map(self.value_of, args))))
         if op == "ABS" and self.nodes[args[0]].op in _NEVER_NEGATIVE:
             return args[0]
+        if op == "WHERE" and self.nodes[args[0]].op == "const":
+            chosen = args[1] if self.value_of(args[0]) != 0 else args[2]
+            lengths = {self.nodes[arg].length for arg in args}
+            if len(lengths) == 1:
+                return chosen
         if op == "MUL" and args[0] == args[1]:
             return self.op("SQUARE", args[0])
         if op in ("ABS", "SQUARE") and self.nodes[args[0]].op == "SUB":
@@ -154,7 +207,8 @@ class Graph:
 
     def feature(self, side: str, start: int, step: int, length: int) -> int:
         """Give the node of one feature (`length` 0) or of a slice of them."""
-        key = (side, (), (start, step, length))
+        # A step that is never made is none: it could lead out of the point.
+        key = (side, (), (start, step if length > 1 else 0, length))
         known = self._known.get(key)
         rate = ROW if side == "x" else COLUMN
         return self._add(key, rate, length, 0) if known is None else known

@@ -23,6 +23,9 @@ BOOL_KINDS: Final = ("bool", "bool_")
 FLOAT_KINDS: Final = ("float", "float32", "float64")
 KINDS: Final = frozenset(INTEGER_KINDS + BOOL_KINDS + FLOAT_KINDS)
 
+# NumPy 1 chooses the type of an array and a number by the number's value.
+TYPES_FOLLOW_VALUES: Final = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+
 # Doubles hold every integer up to here.
 MAX_EXACT: Final = 2**53
 
@@ -49,10 +52,16 @@ def kind_of(value: Any) -> Kind | None:
         return Kind(type(value).__name__)
     if isinstance(value, (np.generic, np.ndarray)):
         ndim = value.ndim if isinstance(value, np.ndarray) else -1
-        name = "bool_" if value.dtype == np.bool_ else value.dtype.name
+        name = dtype_kind(value.dtype)
         if name in KINDS and ndim <= 1 and value.dtype.isnative:
             return Kind(name, ndim)
     return None
+
+
+@cache
+def dtype_kind(dtype: np.dtype[Any]) -> str:
+    """Give the name of the kind of a dtype, known or not."""
+    return "bool_" if dtype == np.bool_ else dtype.name
 
 
 @cache
@@ -68,25 +77,29 @@ def sample(kind: Kind) -> Any:
 @lru_cache(maxsize=4096)
 def result_kind(function: Callable[..., Any], *kinds: Kind) -> Kind | None:
     """Give the kind of ``function(*operands)``; None if it has none that is known."""
+    return kind_of_operands(function, [sample(kind) for kind in kinds])
+
+
+def kind_of_operands(function: Callable[..., Any], operands: list[Any]) -> Kind | None:
+    """Give the kind of ``function(*operands)``; None if it has none that is known."""
     try:
         with np.errstate(all="ignore"):
-            return kind_of(function(*map(sample, kinds)))
+            return kind_of(function(*operands))
     except Exception:
         # A TypeError for the most part; the function itself will say it better.
         return None
 
 
-def _sum(*operands: Any) -> Any:
-    # Both of Python's bools add up to an int, and compare as ints too.
+def added(*operands: Any) -> Any:
+    """
+    Add operands up: what comes out is of the kind in which they are compared.
+
+    Two of Python's bools add up to an int, and compare as ints too.
+    """
     total = operands[0]
     for operand in operands[1:]:
         total = total + operand
     return total
-
-
-def common_kind(*kinds: Kind) -> Kind | None:
-    """Give the kind in which operands are compared: the one in which they are added."""
-    return result_kind(_sum, *kinds)
 
 
 def unit(kind: str) -> float:

@@ -15,20 +15,24 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from pydistrib.kernels.tracing import bounds
+from pydistrib.kernels.tracing import bounds, function_bounds
+from pydistrib.kernels.tracing.function_bounds import FUNCTION_UNITS, POWER_UNITS
 from pydistrib.kernels.tracing.kinds import (
     BOOL_KINDS,
     FLOAT_KINDS,
     INTEGER_KINDS,
     PYTHON_KINDS,
+    TYPES_FOLLOW_VALUES,
     Kind,
-    common_kind,
+    added,
     integer_range,
+    kind_of_operands,
     result_kind,
     sample,
     unit,
 )
 from pydistrib.kernels.tracing.refusal import refuse
+from pydistrib.kernels.tracing.signs import zeros_differ
 from pydistrib.kernels.tracing.symbols import Interval, Symbol, Trace
 
 # Rounded to one of Python's integers, larger values are left to the function itself: what
@@ -68,7 +72,7 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
     """Apply an operation to symbols and constants."""
     values = [trace.symbol(operand) for operand in operands]
     kinds = [value.kind for value in values]
-    result = result_kind(operation.function, *kinds)
+    result = kind_of_call(operation.function, values)
     if result is None:
         names = ", ".join(kind.name for kind in kinds)
         refuse(f"{_name(operation)} of {names} does not give a real number")
@@ -80,7 +84,7 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
         given = (truth(condition).bound, *(v.bound for v in rest))
         values = rest
     else:
-        inside_or_none = common_kind(*kinds) if operation.compares else result
+        inside_or_none = kind_of_call(added, values) if operation.compares else result
         if inside_or_none is None:
             refuse(f"{_name(operation)} of its operands is not known")
         inside = inside_or_none
@@ -88,9 +92,33 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
         args = tuple(v.node for v in converted)
         given = tuple(v.bound for v in converted)
     interval = None
-    if inside.name not in FLOAT_KINDS:
-        interval = (0, 1) if operation.compares else _integers(operation, result, values)
+    if operation.compares:
+        interval = (0, 1)
+    elif inside.name not in FLOAT_KINDS:
+        interval = _integers(operation, result, values)
     return finish(trace, operation, result, length, args, given, inside.name, interval)
+
+
+def kind_of_call(function: Callable[..., Any], values: list[Symbol]) -> Kind | None:
+    """Give the kind of ``function(*values)``; None if it has none that is known."""
+    if TYPES_FOLLOW_VALUES and len(values) > 1:
+        return _kind_by_values(function, values)
+    return result_kind(function, *(value.kind for value in values))
+
+
+def _kind_by_values(function: Callable[..., Any], values: list[Symbol]) -> Kind | None:
+    """Find a kind as NumPy 1 does: by the values of numbers beside arrays."""
+    kinds = [value.kind for value in values]
+    arrays = {kind.name for kind in kinds if kind.ndim == 1}
+    numbers = [v for v in values if v.kind.ndim < 1]
+    if not arrays or all({v.kind.name} == arrays for v in numbers):
+        return result_kind(function, *kinds)
+    if all(v.constant is not None for v in numbers):
+        operands = [sample(v.kind) if v.kind.ndim == 1 else v.constant for v in values]
+        return kind_of_operands(function, operands)
+    if arrays == {"float64"}:
+        return result_kind(function, *kinds)
+    refuse("NumPy 1 chooses the type by a number's value: convert it, or the points")
 
 
 def finish(
@@ -114,6 +142,8 @@ def finish(
         elif inside not in FLOAT_KINDS and operation.op in ("MUL", "NEG"):
             node = g.op("ADD", node, g.const(0.0))  # integers know no -0.0
         bound = bounds.operation(g, operation.op, node, args, given, u)
+        if operation.op in ("MIN", "MAX", "FMIN", "FMAX"):
+            trace.guard_any(zeros_differ(g, *args))
         if operation.units:
             own = bounds.rounding(g, node, u, operation.units)
             bound = bounds.plus(g, bound, own)
@@ -121,7 +151,7 @@ def finish(
         assert operation.ufunc is not None
         node = g.op("call", *args, payload=(operation.ufunc, single))
         name = operation.ufunc.__name__
-        bound = bounds.call(g, name, node, args, given, u, operation.units)
+        bound = function_bounds.call(g, name, node, args, given, u, operation.units)
     symbol = Symbol(trace, node, result, length, bound, interval)
     if operation.raises or (result.name in PYTHON_KINDS and operation.op == "DIV"):
         guard_finite(symbol)
@@ -251,7 +281,14 @@ def elements(value: Symbol, start: int, step: int, length: int) -> tuple[int, bo
     """Give nodes for some elements of a vector and for their bounds."""
     g = value.trace.graph
 
+    taken: dict[int, int] = {}
+
     def take(index: int) -> int:
+        if index not in taken:
+            taken[index] = take_anew(index)
+        return taken[index]
+
+    def take_anew(index: int) -> int:
         node = g.nodes[index]
         if node.length == 0:
             return index
@@ -263,8 +300,6 @@ def elements(value: Symbol, start: int, step: int, length: int) -> tuple[int, bo
             if length == 0:
                 return g.const(float(values[start]))
             return g.vector(values[start + step * np.arange(length)].tolist())
-        if node.op == "fold":
-            return index
         return g.op(node.op, *map(take, node.args), payload=node.payload)
 
     return take(value.node), None if value.bound is None else take(value.bound)
@@ -333,7 +368,7 @@ def to_python_int(value: Symbol, op: str) -> Symbol:
 def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     """Raise to a power: exactly where NumPy takes a short cut, else by its function."""
     base, exponent = trace.symbol(a), trace.symbol(b)
-    result = result_kind(function, base.kind, exponent.kind)
+    result = kind_of_call(function, [base, exponent])
     if result is None:
         refuse(f"** of {base.kind.name} and {exponent.kind.name} is not known")
     constant = exponent.constant if exponent.kind.ndim < 0 else None
@@ -344,11 +379,11 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     raises = result.name in PYTHON_KINDS
     op = _SHORT_POWERS.get(float(constant)) if constant is not None else None
     if op is None:
-        slow = Operation(function, "", np.power, bounds.FUNCTION_UNITS, raises=raises)
+        slow = Operation(function, "", np.power, FUNCTION_UNITS, raises=raises)
         return elementwise(trace, slow, base, exponent)
     # Arrays take the short cut; one number goes through the C library's pow().
     by_array = base.kind.ndim == 1 and function is operator.pow
-    units = 0.0 if by_array and type(constant) in (int, float) else bounds.POWER_UNITS
+    units = 0.0 if by_array and type(constant) in (int, float) else POWER_UNITS
     arg = convert(base, result.name)
     args: tuple[int, ...] = (arg.node,)
     given: tuple[bounds.Bound, ...] = (arg.bound,)

@@ -47,6 +47,16 @@ class Program:
     words: NDArray[np.int64]
     functions: tuple[tuple[np.ufunc, bool], ...]
 
+    def has_doubt(self) -> bool:
+        """Tell whether it computes a bound of its error."""
+        return bool(self.words[-1] != -1)
+
+    def of_doubt(self) -> Program:
+        """Give the program whose value is the bound of this one's error."""
+        words = self.words.copy()
+        words[-2:] = words[-1], -1
+        return Program(words, self.functions)
+
 
 @dataclass
 class _Stage:
@@ -80,7 +90,7 @@ def compile_program(graph: Graph, value: int, doubt: int | None) -> Program:
     outputs = [node for node in (value, doubt) if node is not None]
     # Leaves have no place of their own that outlives a stage.
     outputs = [graph.op("COPY", n) if _is_leaf(graph.nodes[n]) else n for n in outputs]
-    stages = _plan(graph.nodes, _reachable(graph.nodes, outputs))
+    stages = _plan(graph.nodes, reachable(graph.nodes, outputs))
     return _Assembler(graph.nodes, stages, outputs).assemble()
 
 
@@ -88,7 +98,8 @@ def _is_leaf(node: Node) -> bool:
     return node.op in _SOURCES
 
 
-def _reachable(nodes: list[Node], outputs: list[int]) -> list[int]:
+def reachable(nodes: list[Node], outputs: list[int]) -> list[int]:
+    """Give the nodes that some nodes need, and these, in order."""
     seen = set(outputs)
     stack = list(outputs)
     while stack:

@@ -11,17 +11,19 @@ import builtins
 import functools
 import math
 import operator
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 
 from pydistrib.kernels.tracing import bounds
+from pydistrib.kernels.tracing.corrected_sum import SUM_IS_CORRECTED, corrected_sum
+from pydistrib.kernels.tracing.function_bounds import FUNCTION_UNITS
 from pydistrib.kernels.tracing.kinds import BOOL_KINDS, Kind, sample, unit
 from pydistrib.kernels.tracing.numpy_functions import UFUNCS
 from pydistrib.kernels.tracing.operations import (
     DIVIDE,
+    POSITIVE,
     Operation,
     elementwise,
     to_python_int,
@@ -29,13 +31,14 @@ from pydistrib.kernels.tracing.operations import (
 from pydistrib.kernels.tracing.refusal import refuse
 from pydistrib.kernels.tracing.stand_ins import (
     Handler,
+    StandIn,
     TypeStandIn,
     as_python_float,
     has_symbol,
-    stand_in,
+    real_class,
     trace_of,
 )
-from pydistrib.kernels.tracing.symbols import Symbol
+from pydistrib.kernels.tracing.symbols import Symbol, Trace
 
 
 def _math(function: Callable[..., Any], op: str, ufunc: np.ufunc, units: float) -> Handler:
@@ -69,7 +72,7 @@ def _math_truth(handler: Handler) -> Handler:
     return python_truth
 
 
-_math_log_e = _math(math.log, "", np.log, bounds.FUNCTION_UNITS)
+_math_log_e = _math(math.log, "", np.log, FUNCTION_UNITS)
 
 
 def _math_log(a: Any, *base: Any) -> Symbol:
@@ -81,8 +84,54 @@ def _math_log(a: Any, *base: Any) -> Symbol:
 
 
 def _math_pow(a: Any, b: Any) -> Symbol:
-    operation = Operation(math.pow, "", np.power, bounds.FUNCTION_UNITS, raises=True)
+    operation = Operation(math.pow, "", np.power, FUNCTION_UNITS, raises=True)
     return elementwise(trace_of(a, b), operation, as_python_float(a), as_python_float(b))
+
+
+def _math_hypot(*args: Any) -> Symbol:
+    if len(args) == 2:
+        result: Symbol = _math_hypot_2(*args)
+        return result
+    trace = trace_of(*args)
+    return _length(trace, [elementwise(trace, POSITIVE, as_python_float(v)) for v in args])
+
+
+def _math_dist(a: Any, b: Any) -> Symbol:
+    trace = trace_of(a, b)
+    p, q = trace.symbol(a), trace.symbol(b)
+    if p.kind.ndim != 1 or q.kind.ndim != 1:
+        refuse("math.dist of what is no vector is not known to the tracer")
+    g = trace.graph
+    apart = g.op("SUB", p.node, q.node)
+    if p.bound is not None or q.bound is not None or p.length != q.length:
+        refuse("math.dist of these values is not known to the tracer")
+    return _root_of_squares(trace, g.fold("ADD", g.op("SQUARE", apart)), p.length)
+
+
+def _length(trace: Trace, values: list[Symbol]) -> Symbol:
+    g = trace.graph
+    if any(value.bound is not None for value in values):
+        refuse("math.hypot of more than two values is not known to the tracer")
+    total = g.const(0.0)
+    for value in values:
+        total = g.op("ADD", total, g.op("SQUARE", value.node))
+    return _root_of_squares(trace, total, len(values))
+
+
+def _root_of_squares(trace: Trace, total: int, count: int) -> Symbol:
+    """Give a root as math does, which neither overflows nor underflows before it is out."""
+    g = trace.graph
+    node = g.op("SQRT", total)
+    own = bounds.rounding(g, node, unit("float64"), count + FUNCTION_UNITS)
+    small = g.op("LT", total, g.const(1e-290))
+    nonzero = g.op("AND", small, g.op("NE", total, g.const(0.0)))
+    lost = bounds.infinite_if(g, nonzero)
+    # Squares of less than 1e-150 may be 0 where the root is not.
+    bound = g.op("ADD", g.op("ADD", own, lost), g.const(1e-150))
+    return Symbol(trace, node, Kind("float"), 0, bound)
+
+
+_math_hypot_2 = _math(math.hypot, "", np.hypot, FUNCTION_UNITS)
 
 
 def _math_functions() -> dict[str, Handler]:
@@ -98,6 +147,8 @@ def _math_functions() -> dict[str, Handler]:
         "isinf": _math_truth(UFUNCS[np.isinf]),
         "isfinite": _math_truth(UFUNCS[np.isfinite]),
         "log": _math_log,
+        "dist": _math_dist,
+        "hypot": _math_hypot,
         "pow": _math_pow,
     }
     inexact = {
@@ -106,13 +157,13 @@ def _math_functions() -> dict[str, Handler]:
         "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
         "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "asinh": np.arcsinh,
         "acosh": np.arccosh, "atanh": np.arctanh, "cbrt": np.cbrt,
-        "atan2": np.arctan2, "hypot": np.hypot,
+        "atan2": np.arctan2,
         "degrees": np.degrees, "radians": np.radians,
     }  # fmt: skip
     for name, ufunc in inexact.items():
         function = getattr(math, name, None)  # exp2 and cbrt are of Python 3.11
         if function is not None:
-            table[name] = _math(function, "", ufunc, bounds.FUNCTION_UNITS)
+            table[name] = _math(function, "", ufunc, FUNCTION_UNITS)
     return table
 
 
@@ -161,18 +212,15 @@ def _python_sum(items: Any, start: Any = 0) -> Any:
     values = list(items)
     if not has_symbol(values) and not isinstance(start, Symbol):
         return sum(values, start)
-    compensated = sys.version_info >= (3, 12)
-    if compensated and any(
-        isinstance(value, Symbol) and value.kind.name == "float" for value in values
-    ):
-        refuse("sum() of Python's floats corrects its rounding errors")
-    return functools.reduce(operator.add, values, start)
+    if not SUM_IS_CORRECTED:
+        return functools.reduce(operator.add, values, start)
+    return corrected_sum(values, start)
 
 
 def _isinstance(value: Any, classes: Any) -> bool:
     if isinstance(classes, tuple):
         return any(_isinstance(value, entry) for entry in classes)
-    real = classes.real if isinstance(classes, TypeStandIn) else classes
+    real = real_class(classes)
     if not isinstance(real, type):
         refuse("isinstance() with what is no known class")
     return isinstance(sample(value.kind) if isinstance(value, Symbol) else value, real)
@@ -197,6 +245,8 @@ def _python_pow(base: Any, exponent: Any, mod: Any = None) -> Any:
 def _int(value: Any, *base: Any) -> Any:
     if base:
         refuse("int() with a base is not known to the tracer")
+    if value.kind.ndim == 1:
+        refuse("it makes one integer of an array")
     if value.kind.name in ("int", *BOOL_KINDS):
         return value + 0
     return to_python_int(as_python_float(value), "TRUNC")
@@ -207,7 +257,7 @@ INT: Final = TypeStandIn(int, _int)
 
 # Safe as they are: they call only what symbols and stand-ins answer.
 _PLAIN: Final = (
-    "all", "any", "bool", "dict", "enumerate", "filter", "len", "list", "map", "range",
+    "all", "any", "bool", "enumerate", "filter", "len", "map", "range",
     "reversed", "slice", "sorted", "tuple", "zip", "set", "frozenset", "str", "complex",
     "bytes", "True", "False", "None", "NotImplemented", "Ellipsis",
 )  # fmt: skip
@@ -223,6 +273,8 @@ def builtin_functions() -> dict[str, Any]:
     }
     table.update(
         abs=_python_abs,
+        dict=TypeStandIn(dict, dict),
+        list=TypeStandIn(list, list),
         float=FLOAT,
         int=INT,
         isinstance=_isinstance,
@@ -241,7 +293,7 @@ def math_names() -> dict[str, Any]:
         name: getattr(math, name) for name in ("e", "inf", "nan", "pi", "tau")
     }
     for name, handler in _math_functions().items():
-        table[name] = stand_in(getattr(math, name), handler)
+        table[name] = StandIn(getattr(math, name), handler)
     return table
 
 

@@ -10,8 +10,21 @@ class NotTraceable(Exception):
     """
     A function cannot be traced; the message says why.
 
-    `kernel` and `pairwise` then call the function itself, unless ``trace="require"`` was
-    given.
+    `kernel` and `pairwise` raise it if ``trace="require"`` was given; by default they call
+    the function itself instead, once for each pair.  `explain` gives the same reason.
+
+    See Also
+    --------
+    kernel : Its notes say what can be traced.
+    explain : Which way a function goes, and why.
+    """
+
+
+class Refusal(BaseException):
+    """
+    Stops a trace.
+
+    It is no `Exception`, so that a traced function that catches those lets it pass.
     """
 
 
@@ -28,12 +41,12 @@ def refuse(reason: str) -> NoReturn:
     """
     Stop the trace that runs in this thread.
 
-    The reason is also kept: a traced function that catches every exception would else
-    swallow this one, and go on as it would not with real numbers.
+    The reason is also kept: a traced function that catches everything would else swallow
+    the refusal, and go on as it would not with real numbers.
     """
     if _active.reason is None:
         _active.reason = reason
-    raise NotTraceable(reason)
+    raise Refusal(reason)
 
 
 def start_watching() -> None:
@@ -44,4 +57,4 @@ def start_watching() -> None:
 def check_refused() -> None:
     """Raise the refusal that a traced function swallowed."""
     if _active.reason is not None:
-        raise NotTraceable(_active.reason)
+        raise Refusal(_active.reason)

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pydistrib.kernels.tracing import bounds
 from pydistrib.kernels.tracing.graph import Graph
@@ -40,11 +41,20 @@ Interval = tuple[int, int]
 
 
 class Trace:
-    """One tracing of a function of points of `features` numbers (0: of numbers)."""
+    """
+    One tracing of a function.
 
-    def __init__(self, features: int) -> None:
-        self.graph = Graph()
-        self.features = features
+    Parameters
+    ----------
+    x : ndarray of shape (n,) or (n, d)
+        The points of the rows.
+    y : ndarray of shape (m,) or (m, d)
+        The points of the columns.
+    """
+
+    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self.graph = Graph(x, y)
+        self.features = 0 if x.ndim == 1 else x.shape[1]
         self.start_way([])
 
     def start_way(self, choices: list[bool]) -> None:
@@ -56,6 +66,8 @@ class Trace:
 
     def decide(self, condition: int, bound: bounds.Bound) -> bool:
         """Choose how a branch goes on this way."""
+        if bound is None and self.graph.nodes[condition].op == "const":
+            return bool(self.graph.value_of(condition))
         known = self._decided.get(condition)
         if known is not None:
             return known
@@ -70,6 +82,12 @@ class Trace:
     def guard(self, condition: int) -> None:
         """Ask the function itself where `condition` holds, a number's node."""
         self.guards.append(bounds.infinite_if(self.graph, condition))
+
+    def guard_any(self, condition: int | None) -> None:
+        """Ask the function itself where `condition` holds for some element, if for any."""
+        if condition is not None:
+            g = self.graph
+            self.guard(g.fold("MAX", condition) if g.nodes[condition].length else condition)
 
     def symbol(self, value: Any) -> Symbol:
         """Give `value`, a symbol or a constant, as a symbol."""
@@ -239,12 +257,12 @@ class Symbol:
         return operations.round_symbol(self, ndigits)
 
     def __matmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(other, self)
 
@@ -317,9 +335,11 @@ class Symbol:
         from pydistrib.kernels.tracing.numpy_functions import UFUNCS
 
         handler = UFUNCS.get(ufunc)
-        if method != "__call__" or handler is None:
+        if method != "__call__" or handler is None or len(inputs) != ufunc.nin:
             refuse(f"numpy.{ufunc.__name__}.{method} is not known to the tracer")
-        result: Symbol = handler(*inputs, **kwargs)
+        if kwargs:
+            refuse(f"options of numpy.{ufunc.__name__} are not known to the tracer")
+        result: Symbol = handler(*inputs)
         return result
 
     def __array_function__(
