@@ -26,6 +26,13 @@ typedef pd_status (*pd_shared_op)(void *call, int64_t wait_ns);
 // start.  `give_up_ns` limits the waiting; negative: no limit.
 pd_status pd_shared_run(pd_shared_op op, void *call, bool detached, int64_t give_up_ns);
 
+// ---- Integers of any size (sharedkey.c) ----
+
+// Little-endian two's complement, as few multiples of `unit` bytes as hold it; and back.
+// New references.
+PyObject *pd_integer_to_bytes(PyObject *integer, Py_ssize_t unit);
+PyObject *pd_integer_from_bytes(const void *bytes, size_t size);
+
 // ---- Keys (sharedkey.c) ----
 
 // A key on its way into the core.

@@ -61,25 +61,50 @@ encode_text(PyObject *object, leaf *out)
     return 0;
 }
 
-// An integer beyond 64 bits, as whole words of two's complement.
-static int
-encode_big(PyObject *integer, leaf *out)
+static PyObject *
+signed_keyword(void)
+{
+    return Py_BuildValue("{s:O}", "signed", Py_True);
+}
+
+PyObject *
+pd_integer_to_bytes(PyObject *integer, Py_ssize_t unit)
 {
     PyObject *bits = PyObject_CallMethod(integer, "bit_length", NULL);
     Py_ssize_t count = bits != NULL ? PyLong_AsSsize_t(bits) : -1;
     Py_XDECREF(bits);
     if (count < 0) {
-        return -1;
+        return NULL;
     }
     PyObject *method = PyObject_GetAttrString(integer, "to_bytes");
-    PyObject *args = Py_BuildValue("(ns)", (count / 64 + 1) * 8, "little");
-    PyObject *signed_ = Py_BuildValue("{s:O}", "signed", Py_True);
-    if (method != NULL && args != NULL && signed_ != NULL) {
-        out->owner = PyObject_Call(method, args, signed_);
-    }
+    PyObject *args = Py_BuildValue("(ns)", (count / (8 * unit) + 1) * unit, "little");
+    PyObject *keywords = signed_keyword();
+    PyObject *bytes =
+        method && args && keywords ? PyObject_Call(method, args, keywords) : NULL;
     Py_XDECREF(method);
     Py_XDECREF(args);
-    Py_XDECREF(signed_);
+    Py_XDECREF(keywords);
+    return bytes;
+}
+
+PyObject *
+pd_integer_from_bytes(const void *bytes, size_t size)
+{
+    PyObject *method = PyObject_GetAttrString((PyObject *)&PyLong_Type, "from_bytes");
+    PyObject *args = Py_BuildValue("(y#s)", bytes, (Py_ssize_t)size, "little");
+    PyObject *keywords = signed_keyword();
+    PyObject *integer =
+        method && args && keywords ? PyObject_Call(method, args, keywords) : NULL;
+    Py_XDECREF(method);
+    Py_XDECREF(args);
+    Py_XDECREF(keywords);
+    return integer;
+}
+
+static int
+encode_big(PyObject *integer, leaf *out)
+{
+    out->owner = pd_integer_to_bytes(integer, 8);
     if (out->owner == NULL) {
         return -1;
     }
@@ -360,13 +385,7 @@ decode_integer(const unsigned char *bytes, size_t size, uint8_t type)
         integer = PyLong_FromLongLong(number);
     }
     else {
-        PyObject *from = PyObject_GetAttrString((PyObject *)&PyLong_Type, "from_bytes");
-        PyObject *args = Py_BuildValue("(y#s)", bytes, (Py_ssize_t)size, "little");
-        PyObject *signed_ = Py_BuildValue("{s:O}", "signed", Py_True);
-        integer = from && args && signed_ ? PyObject_Call(from, args, signed_) : NULL;
-        Py_XDECREF(from);
-        Py_XDECREF(args);
-        Py_XDECREF(signed_);
+        integer = pd_integer_from_bytes(bytes, size);
     }
     if (integer == NULL || type != IS_FLOAT) {
         return integer;

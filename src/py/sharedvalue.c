@@ -94,21 +94,7 @@ encode_integer(PyObject *object, pd_value_draft *draft)
                    ? -1
                    : encode_number(draft, INT, &number, sizeof(number));
     }
-    PyObject *bits = PyObject_CallMethod(object, "bit_length", NULL);
-    Py_ssize_t count = bits != NULL ? PyLong_AsSsize_t(bits) : -1;
-    Py_XDECREF(bits);
-    if (count < 0) {
-        return -1;
-    }
-    PyObject *method = PyObject_GetAttrString(object, "to_bytes");
-    PyObject *args = Py_BuildValue("(ns)", count / 8 + 1, "little");
-    PyObject *keywords = Py_BuildValue("{s:O}", "signed", Py_True);
-    if (method != NULL && args != NULL && keywords != NULL) {
-        draft->owner = PyObject_Call(method, args, keywords);
-    }
-    Py_XDECREF(method);
-    Py_XDECREF(args);
-    Py_XDECREF(keywords);
+    draft->owner = pd_integer_to_bytes(object, 1);
     return draft->owner != NULL ? encode_bytes(draft, BIG, draft->owner) : -1;
 }
 
@@ -348,20 +334,6 @@ wrap_pin(pd_table_object *self, int64_t pin)
 // ---- Reading ----
 
 static PyObject *
-decode_big(const void *data, uint64_t size)
-{
-    PyObject *from = PyObject_GetAttrString((PyObject *)&PyLong_Type, "from_bytes");
-    PyObject *args = Py_BuildValue("(y#s)", data, (Py_ssize_t)size, "little");
-    PyObject *keywords = Py_BuildValue("{s:O}", "signed", Py_True);
-    PyObject *integer =
-        from && args && keywords ? PyObject_Call(from, args, keywords) : NULL;
-    Py_XDECREF(from);
-    Py_XDECREF(args);
-    Py_XDECREF(keywords);
-    return integer;
-}
-
-static PyObject *
 decode_text(const void *data, uint64_t size)
 {
     if (size <= PD_SMALL_BYTES) {  // read_slot() has copied it
@@ -536,7 +508,7 @@ decode_plain(pd_table_object *self, uint8_t type, const void *data, uint64_t siz
         case BYTES:
             return PyBytes_FromStringAndSize(data, (Py_ssize_t)size);
         case BIG:
-            return decode_big(data, size);
+            return pd_integer_from_bytes(data, size);
         case PICKLE:
             return decode_pickle(self, data, size);
         default:

@@ -130,7 +130,8 @@ struct pd_table {
     uint64_t seed;        // as when it was attached, like flags
     uint64_t flags;
     pd_pins pins;
-    _Atomic bool grew;  // since the last reaping
+    _Atomic size_t known_bytes;  // of the file, when a value was staged last
+    _Atomic bool grew;           // since the last reaping
     // All tables of the process, for fork; guarded by a mutex of pins.c.
     pd_table *before;
     pd_table *after;

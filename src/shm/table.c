@@ -907,7 +907,11 @@ pd_table_stage(pd_table *table,
         pd_pins_unreserve(table, spare.pin);
         return status;
     }
-    atomic_store(&table->grew, true);
+    pd_window *window = atomic_load(&table->segment->window);
+    size_t usable = atomic_load(&window->usable);
+    if (atomic_exchange(&table->known_bytes, usable) < usable) {
+        atomic_store(&table->grew, true);
+    }
     *pin = spare.pin;
     return PD_OK;
 }

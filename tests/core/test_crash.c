@@ -14,7 +14,7 @@
 #include "shm/crash.h"
 #include "shm/lock.h"
 #include "shm/segment.h"
-#include "shm/table.h"
+#include "table_case.h"
 
 #ifndef PD_TEST_NO_FORK
 
@@ -24,39 +24,20 @@
 
 static pd_table *table;
 
-static pd_key
-key_of(const char *text)
-{
-    pd_key key;
-    pd_table_key(table, 1, text, strlen(text), 0, &key);
-    return key;
-}
-
 // A value of `size` bytes, each of them `byte`.
 static pd_status
 put_fill(const char *text, int byte, size_t size)
 {
     char data[LARGE];
     memset(data, byte, size);
-    pd_key key = key_of(text);
-    pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
-    if (size > PD_SMALL_BYTES) {
-        void *room;
-        pd_status status =
-            pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
-        if (status != PD_OK) {
-            return status;
-        }
-        memset(room, byte, size);
-    }
-    return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
+    return put_bytes(table, text, data, size, WAIT_NS);
 }
 
 // The byte that a value is full of, all of it; -1: no such key.
 static int
 fill_of(const char *text, size_t *size)
 {
-    pd_key key = key_of(text);
+    pd_key key = text_key(table, text);
     pd_found found;
     pd_status status = pd_table_get(table, &key, WAIT_NS, &found);
     if (status == PD_EABSENT) {
@@ -116,7 +97,7 @@ overwrite_with_large(void)
 static void
 take_out(void)
 {
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_found found;
     pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, &found);
     // Killed, or at an end, with the pin.
@@ -125,7 +106,7 @@ take_out(void)
 static void
 read_and_keep(void)
 {
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_found found;
     pd_table_get(table, &key, WAIT_NS, &found);
 }
@@ -155,14 +136,14 @@ insert_until_it_grows(void)
 static void
 claim_and_go(void)
 {
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_table_claim(table, &key, WAIT_NS);
 }
 
 static void
 claim_and_release(void)
 {
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_table_claim(table, &key, WAIT_NS);
     pd_table_release(table, &key, WAIT_NS);
 }
@@ -219,7 +200,7 @@ die_at(void (*operation)(void), long n)
 static void
 go_on(void)
 {
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_value value = {
         .type = PD_VALUE_INT, .size = 8, .data = "12345678", .pin = PD_NO_PIN};
     size_t size;
@@ -318,7 +299,7 @@ write_for_ever(unsigned seed)
         char name[80];
         snprintf(name, sizeof(name), seed & 1024 ? "%u" : "%u " LONG_NAME,
                  (seed >> 20) % 50);
-        pd_key key = key_of(name);
+        pd_key key = text_key(table, name);
         size_t size;
         pd_status status = PD_OK;
         switch (seed >> 29) {
@@ -385,7 +366,7 @@ a_child_keeps_what_the_parent_drops(void)
     char byte = 0;
     CHECK(pipe(to_child) == 0 && pipe(to_parent) == 0);
     make_table(LARGE);
-    pd_key key = key_of("key");
+    pd_key key = text_key(table, "key");
     pd_found found;
     CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
     pid_t child = fork();

@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "shm/layout.h"
+#include "table_case.h"
 
 #define WAIT_NS 100000
 #define ROUNDS 400
@@ -29,32 +30,11 @@ random_word(void)
     return state;
 }
 
-static pd_key
-key_of(pd_table *table, const char *text)
-{
-    pd_key key;
-    pd_table_key(table, 1, text, strlen(text), 0, &key);
-    return key;
-}
-
 static void
 put_fill(pd_table *table, const char *text, size_t size)
 {
     static char data[5000];
-    pd_key key = key_of(table, text);
-    pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
-    if (size > PD_SMALL_BYTES) {
-        void *room;
-        if (pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin) != PD_OK) {
-            return;
-        }
-        memset(room, 1, size);
-    }
-    if (pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS) != PD_OK &&
-        value.pin != PD_NO_PIN)
-    {
-        pd_table_unpin(table, value.pin);
-    }
+    (void)put_bytes(table, text, data, size, WAIT_NS);
 }
 
 static void
@@ -84,7 +64,7 @@ use(pd_table *table)
     char name[80];
     for (int i = 0; i < 30; i++) {
         names(i, name, sizeof(name));
-        pd_key key = key_of(table, name);
+        pd_key key = text_key(table, name);
         pd_found found;
         int64_t term = 1;
         if (pd_table_get(table, &key, WAIT_NS, &found) == PD_OK) {
@@ -158,7 +138,7 @@ make_table(void)
     }
     for (int i = 0; i < 100; i += 3) {
         names(i, name, sizeof(name));
-        pd_key key = key_of(table, name);
+        pd_key key = text_key(table, name);
         (void)pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, NULL);
     }
     return table;
@@ -262,7 +242,7 @@ static void
 an_owner_that_is_made_up(void)
 {
     pd_table *table = make_table();
-    pd_key key = key_of(table, "1");
+    pd_key key = text_key(table, "1");
     pd_stripe *stripe = &table->shared->stripes[pd_stripe_of(key.hash)];
 #ifdef __GLIBC__
     stripe->lock.mutex.__data.__lock = 0x3ffffff1;

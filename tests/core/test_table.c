@@ -13,39 +13,14 @@
 
 #include "check.h"
 #include "base/alloc.h"
-#include "shm/table.h"
+#include "table_case.h"
 
 #define WAIT_NS 5000000000
-
-static pd_key
-key_of(pd_table *table, const char *text)
-{
-    pd_key key;
-    pd_table_key(table, 1, text, strlen(text), 0, &key);
-    return key;
-}
-
-static pd_status
-put_bytes(pd_table *table, const char *text, const void *data, size_t size)
-{
-    pd_key key = key_of(table, text);
-    pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
-    if (size > PD_SMALL_BYTES) {
-        void *room;
-        pd_status status =
-            pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
-        if (status != PD_OK) {
-            return status;
-        }
-        memcpy(room, data, size);
-    }
-    return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
-}
 
 static pd_status
 put_int(pd_table *table, const char *text, int64_t number)
 {
-    pd_key key = key_of(table, text);
+    pd_key key = text_key(table, text);
     pd_value value = {
         .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
@@ -54,7 +29,7 @@ put_int(pd_table *table, const char *text, int64_t number)
 static int64_t
 get_int(pd_table *table, const char *text)
 {
-    pd_key key = key_of(table, text);
+    pd_key key = text_key(table, text);
     pd_found found;
     int64_t number;
     CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
@@ -80,8 +55,8 @@ values_of_every_size(void)
             size_t size = sizes[(i + (size_t)round * 4) % 15];
             char name[20];
             snprintf(name, sizeof(name), "key %zu", i);
-            CHECK(put_bytes(table, name, data, size) == PD_OK);
-            pd_key key = key_of(table, name);
+            CHECK(put_bytes(table, name, data, size, WAIT_NS) == PD_OK);
+            pd_key key = text_key(table, name);
             pd_found found;
             CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
             CHECK(found.size == size && found.type == 9);
@@ -149,7 +124,7 @@ many_keys_come_and_go(void)
         snprintf(name, sizeof(name), "a key of some length, number %d", i);
         CHECK(get_int(table, name) == i);
         if (i % 3) {
-            pd_key key = key_of(table, name);
+            pd_key key = text_key(table, name);
             pd_found found;
             CHECK(pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, &found) == PD_OK);
             CHECK(found.size == 8 && pd_table_has(table, &key, WAIT_NS) == PD_EABSENT);
@@ -163,7 +138,7 @@ many_keys_come_and_go(void)
     size_t bytes = pd_table_bytes(table);
     for (int i = 0; i < 10 * MANY; i++) {
         snprintf(name, sizeof(name), "another key of some length, number %d", i);
-        pd_key key = key_of(table, name);
+        pd_key key = text_key(table, name);
         CHECK(put_int(table, name, i) == PD_OK);
         CHECK(pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, NULL) == PD_OK);
     }
@@ -190,7 +165,7 @@ conditional_writes(void)
     pd_value value = {
         .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     CHECK(pd_table_put(table, &key, &value, PD_IF_VERSION, 1, WAIT_NS) == PD_ECHANGED);
     CHECK(pd_table_put(table, &key, &value, PD_IF_ABSENT, 0, WAIT_NS) == PD_OK);
     CHECK(pd_table_put(table, &key, &value, PD_IF_ABSENT, 0, WAIT_NS) == PD_ECHANGED);
@@ -210,7 +185,7 @@ sums(void)
 {
     pd_table *table;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "count"), real = key_of(table, "real");
+    pd_key key = text_key(table, "count"), real = text_key(table, "real");
     int64_t term = 5;
     CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK &&
           term == 5);
@@ -237,10 +212,10 @@ pins_keep_what_was_read(void)
     static const unsigned char *seen[COUNT];
     pd_table *table;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     for (int i = 0; i < COUNT; i++) {
         memset(data, i & 0xff, SIZE);
-        CHECK(put_bytes(table, "key", data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, "key", data, SIZE, WAIT_NS) == PD_OK);
         pd_found found;
         CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
         pins[i] = found.pin;
@@ -260,7 +235,7 @@ pins_keep_what_was_read(void)
     CHECK(pd_table_audit(table, WAIT_NS) == PD_OK);
     size_t bytes = pd_table_bytes(table);
     for (int i = 0; i < COUNT; i++) {
-        CHECK(put_bytes(table, "key", data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, "key", data, SIZE, WAIT_NS) == PD_OK);
     }
     CHECK(pd_table_bytes(table) == bytes);
     pd_table_destroy(table);
@@ -277,7 +252,7 @@ listings_of_large_values(void)
         char name[20];
         snprintf(name, sizeof(name), "%d", i);
         memset(data, i & 0xff, SIZE);
-        CHECK(put_bytes(table, name, data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, name, data, SIZE, WAIT_NS) == PD_OK);
     }
     for (int at_once = 0; at_once < 2; at_once++) {
         pd_listing listing;
@@ -296,7 +271,7 @@ listings_of_large_values(void)
             char name[20];
             snprintf(name, sizeof(name), "%d", i);
             memset(data, i & 0xff, SIZE);
-            CHECK(put_bytes(table, name, data, SIZE) == PD_OK);
+            CHECK(put_bytes(table, name, data, SIZE, WAIT_NS) == PD_OK);
         }
     }
     pd_table_destroy(table);
@@ -306,7 +281,7 @@ static void *
 find_claimed(void *arg)
 {
     pd_table *table = arg;
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     int64_t term = 1;
     CHECK(pd_table_claim(table, &key, WAIT_NS) == PD_ECLAIMED);
     CHECK(put_int(table, "key", 2) == PD_ECLAIMED);
@@ -325,7 +300,7 @@ claims(void)
     pd_table *table;
     pthread_t thread;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     CHECK(pd_table_release(table, &key, WAIT_NS) == PD_EABSENT);
     CHECK(pd_table_claim(table, &key, WAIT_NS) == PD_OK);
     CHECK(pd_table_count(table) == 0);
@@ -360,14 +335,15 @@ work(void *arg)
         snprintf(name, sizeof(name),
                  seed & 64 ? "%u" : "%u, a key that is too long for a slot",
                  (seed >> 8) % 40);
-        pd_key key = key_of(table, name), sum = key_of(table, "sum");
+        pd_key key = text_key(table, name), sum = text_key(table, "sum");
         int64_t one = 1;
         CHECK(pd_table_add(table, &sum, PD_VALUE_INT, &one, WAIT_NS) == PD_OK);
         pd_found found;
         switch (seed >> 28) {
             case 0:
             case 1:
-                CHECK(put_bytes(table, name, data, (seed >> 16) % 2000) == PD_OK);
+                CHECK(put_bytes(table, name, data, (seed >> 16) % 2000, WAIT_NS) ==
+                      PD_OK);
                 break;
             case 2:
             case 3: {
@@ -442,8 +418,8 @@ attaching_checks(void)
     CHECK(get_int(other, "key") == 42);
     // What one makes larger, the other sees.
     unsigned char *large = pd_calloc(6 << 20, 1);
-    CHECK(put_bytes(table, "large", large, 6 << 20) == PD_OK);
-    pd_key key = key_of(other, "large");
+    CHECK(put_bytes(table, "large", large, 6 << 20, WAIT_NS) == PD_OK);
+    pd_key key = text_key(other, "large");
     pd_found found;
     CHECK(pd_table_get(other, &key, WAIT_NS, &found) == PD_OK);
     CHECK(memcmp(found.data, large, 6 << 20) == 0);
@@ -475,7 +451,7 @@ memory_runs_out_here(void)
         pd_status status = pd_table_create(0, &table);
         if (status == PD_OK) {
             char big[5000] = {0};
-            status = put_bytes(table, "key", big, sizeof(big));
+            status = put_bytes(table, "key", big, sizeof(big), WAIT_NS);
             pd_listing listing;
             if (status == PD_OK) {
                 status = pd_table_list(table, true, true, WAIT_NS, &listing);
