@@ -28,7 +28,9 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
-from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
+from pydistrib.pools.engine import PoolStats, WorkerStats
+from pydistrib.pools.futures import Future
+from pydistrib.pools.protocol import TimeoutError
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
 from pydistrib.shared import (
     Manager,

@@ -207,7 +207,7 @@ class TaskQueue:
         cls,
         workers: int,
         exclusive: bool,
-        spawn: Callable[[], object],
+        spawn: Callable[[], BaseException | None],
         watch: Callable[[AsyncResult[Any], float], object],
         /,
     ) -> TaskQueue: ...

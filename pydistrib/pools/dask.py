@@ -47,14 +47,8 @@ from numpy.typing import NDArray
 
 from pydistrib._core import AsyncResult, MapResult, ResultIterator
 from pydistrib.pools import dask_worker as wire
-from pydistrib.pools.protocol import (
-    Engine,
-    PoolBase,
-    PoolStats,
-    WorkerStats,
-    _Feeder,
-    run_chunk,
-)
+from pydistrib.pools.engine import Engine, Feeder, PoolStats, WorkerStats, run_chunk
+from pydistrib.pools.protocol import PoolBase
 
 INSTALL: Final = "pip install 'pydistrib[dask]'"
 
@@ -118,6 +112,7 @@ class _Task:
     submitted: float = 0.0
     attempts: int = 0
     alone: bool = False
+    by_value: frozenset[str] = frozenset()  # modules that travelled whole with it
     settled: bool = False
 
     def end(self, success: bool, value: Any) -> None:
@@ -409,6 +404,7 @@ class DaskEngine(Engine):
         self.arrays = _Arrays(self.scatter)
         self.durations: dict[str, float] = {}
         self.call_seconds = 1.0  # of late
+        self.shares = False  # whether the last parcel came with arrays
         self.tallies: dict[str, _Tally] = {}
         self.by_value: frozenset[str] = frozenset(() if self.inproc else ("__main__",))
         # Guarded by `changed`, as the queue and what follows.
@@ -419,7 +415,7 @@ class DaskEngine(Engine):
         self.lost: deque[str] = deque()
         self.abandoned: deque[Any] = deque()
         self.flying: set[_Parcel] = set()
-        self.feeders: list[tuple[_Feeder, threading.Thread]] = []
+        self.feeders: list[tuple[Feeder, threading.Thread]] = []
         self.closing = self.terminated = self.ended = False
         self.thread: threading.Thread | None = None
         self._look_at_workers()
@@ -475,7 +471,7 @@ class DaskEngine(Engine):
         if wire.in_a_task(self.name):
             _Here().start_stream(stream, timeout)
             return
-        feeder = _Feeder(_Streams(self), stream, timeout)
+        feeder = Feeder(_Streams(self), stream, timeout)
         thread = threading.Thread(target=feeder.run, name="pydistrib-imap", daemon=True)
         with self.changed:
             self.feeders = [pair for pair in self.feeders if pair[1].is_alive()]
@@ -691,6 +687,9 @@ class DaskEngine(Engine):
         with self.changed:
             if self.again or self.call_seconds < _PARCEL_SECONDS / 10:
                 return True
+            if self.shares:
+                # Dask takes an array off a worker that has nothing to do with it.
+                return True
             return bool(self.queue) and self.queue[0].ahead
 
     def _seconds(self, task: _Task) -> float | None:
@@ -747,6 +746,7 @@ class DaskEngine(Engine):
             trouble = self.trouble()
             if trouble is not None:
                 raise trouble
+            self.shares = bool(parcel.shared)
             if parcel.lent is None and len(payload) > _HEAVY:
                 payload = self.scatter(np.frombuffer(payload, np.uint8))
             key = f"{_name_of(tasks[0].func)}-{uuid.uuid4().hex}"
@@ -787,6 +787,7 @@ class DaskEngine(Engine):
         calls: list[wire.Packed] = []
         for task in tasks:
             begun = len(parcel.shared)
+            task.by_value = self.by_value
             try:
                 place = places.get(id(task.func))
                 if place is None:
@@ -904,7 +905,7 @@ class DaskEngine(Engine):
 
     def _unknown(self, task: _Task, worker: str, module: str, text: str) -> None:
         """Deal with a function or class that the worker does not find."""
-        if module in self.by_value or not _is_ours(module):
+        if module in task.by_value or not _is_ours(module):
             task.end(
                 False,
                 ClusterError(

@@ -188,6 +188,8 @@ EXACT_1D = {
     "np.maximum": lambda a, b: np.maximum(a - b, 0.0),
     "np.fmin": lambda a, b: np.fmin(a, b) - np.fmax(a, 0.25),
     "np.clip": lambda a, b: np.clip(a - b, -0.5, 0.5),
+    "np.clip by a point": lambda a, b: np.clip(a, b, 1.5) + np.clip(b, None, a),
+    "np.clip by names": lambda a, b: np.clip(a - b, a_min=-0.5, a_max=None),
     "method clip": lambda a, b: (a * b).clip(0.1, 1),
     "helper": _with_helper,
     "closure": _closure(0.25, (1.0, 2.5)),
