@@ -113,7 +113,7 @@ class SharedDict(_core.SharedTable, MutableMapping[K, V], Generic[K, V]):
 
     See Also
     --------
-    SharedArray : an array that several processes write to.
+    SharedArray : An array that several processes write to.
 
     Notes
     -----
@@ -448,14 +448,14 @@ def _rebuild_dict(
     fd = _receive(descriptor)
     try:
         known = _dicts.get(_identity(fd))
-        if known is not None and type(known) is cls and known.allow_pickle == allow_pickle:
+        if type(known) is cls and known.allow_pickle == allow_pickle:
             os.close(fd)
             return known
         new = _core.SharedTable.__new__(cls, fd, allow_pickle)
     except BaseException:
         os.close(fd)
         raise
-    return _remember(new)
+    return _remember(new) if known is None else new
 
 
 # ---- Arrays ----
@@ -471,8 +471,8 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
 
     See Also
     --------
-    shared_empty : make one of a shape and a dtype.
-    share : make one of an array.
+    shared_empty : Make one of a shape and a dtype.
+    share : Make one of an array.
 
     Notes
     -----
@@ -489,6 +489,17 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     """
 
     _block: _core.SharedBlock | None
+
+    def __new__(cls, *args: Any, **keywords: Any) -> SharedArray:
+        """Refuse: the functions that make them are clearer."""
+        raise TypeError(
+            "a SharedArray is made by shared_empty(shape, dtype) or share(array)"
+        )
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its memory is shared."""
+        return self._block is not None
 
     def __array_finalize__(self, obj: Any) -> None:
         """Stay shared only where the memory is the same."""
@@ -597,6 +608,10 @@ def shared_empty(
     TypeError
         For a dtype with Python objects.
 
+    See Also
+    --------
+    share : Make one of an array.
+
     Examples
     --------
     >>> weights = shared_empty(1000, dtype=np.float32)
@@ -638,6 +653,10 @@ def share(array: ArrayLike) -> SharedArray:
     ------
     TypeError
         For a dtype with Python objects.
+
+    See Also
+    --------
+    shared_empty : Make one of a shape and a dtype.
 
     Examples
     --------
@@ -705,7 +724,7 @@ class SharedLock(_core.SharedMutex):
 
     See Also
     --------
-    SharedDict.editing : exclusive access to one key.
+    SharedDict.editing : Exclusive access to one key.
 
     Notes
     -----
@@ -802,7 +821,8 @@ class Manager:
 
     See Also
     --------
-    SharedDict, SharedLock : what it makes.
+    SharedDict : What `dict` makes.
+    SharedLock : What `Lock` makes.
 
     Examples
     --------

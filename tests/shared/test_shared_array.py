@@ -57,6 +57,10 @@ class TestMaking:
             share(np.array([None]))
         with pytest.raises(ValueError, match="shape must not be negative"):
             shared_empty(-1)
+        with pytest.raises(
+            TypeError, match=r"made by shared_empty\(shape, dtype\) or share"
+        ):
+            SharedArray((3,))
         with pytest.raises(ValueError, match="order must be 'C' or 'F'"):
             shared_empty(1, order="K")
         with pytest.raises(MemoryError):
@@ -127,7 +131,9 @@ class TestSharing:
             assert not np.shares_memory(result, array)
         for view in (array[1:], array.T, array.reshape(2, 2), array.view("i8"), array[...]):
             assert type(view) is SharedArray
+            assert view.is_shared
             assert np.shares_memory(view, array)
+        assert not getattr(array.repeat(2), "is_shared", False)
         assert type(array.sum()) is np.float64
         assert type(array[0]) is np.float64
         array += 1
