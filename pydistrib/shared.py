@@ -469,6 +469,12 @@ class SharedArray(np.ndarray[Any, np.dtype[Any]]):
     not a copy, and so it does for a view or a slice.  Results of arithmetic, and copies,
     are plain arrays of the process that made them.
 
+    Attributes
+    ----------
+    is_shared : bool
+        Whether its memory is shared.  It is not where a method of NumPy's has kept the type
+        for a result of its own.
+
     See Also
     --------
     shared_empty : Make one of a shape and a dtype.
