@@ -18,6 +18,7 @@ from pydistrib._config import (
     show_config,
 )
 from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
+from pydistrib.errors import TimeoutError
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -30,7 +31,6 @@ from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
 from pydistrib.pools.engine import PoolStats, WorkerStats
 from pydistrib.pools.futures import Future
-from pydistrib.pools.protocol import TimeoutError
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
 from pydistrib.shared import (
     Manager,

@@ -22,6 +22,8 @@ import numpy as np
 if TYPE_CHECKING:
     pass
 
+from pydistrib.errors import TimeoutError
+
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")

@@ -1,8 +1,8 @@
 """
 Results of pools in asyncio, which is imported by those who use it.
 
-The core calls what is here when a result is awaited, and reports errors that nobody is left
-to get.
+The core calls what is here when a result is awaited, and when an error is left that nobody
+can get any more.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import (
 
 from pydistrib import _core
 from pydistrib._core import AsyncResult, ResultIterator
+from pydistrib.errors import TimeoutError
 
 if TYPE_CHECKING:
     import asyncio
@@ -80,6 +81,7 @@ def _report(error: BaseException) -> None:
     )
 
 
-_core._set_pool_hooks(
-    TimeoutError, concurrent.futures.CancelledError, _await, _anext, _report
-)
+def install() -> None:
+    """Tell the core what to raise, and what to call for asyncio and for lost errors."""
+    cancelled = concurrent.futures.CancelledError
+    _core._set_pool_hooks(TimeoutError, cancelled, _await, _anext, _report)

@@ -37,8 +37,8 @@ import time
 import uuid
 import warnings
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -68,6 +68,9 @@ _MOST_ATTEMPTS: Final = 5
 
 # How often the connection is looked at while calls are out, in seconds.
 _LOOK: Final = 0.25
+
+# How often the workers are counted while there is something to send, in seconds.
+_LOOK_AT_WORKERS: Final = 2.0
 
 # Items of a stream that may be out where its user does not say.
 _STREAM_LIMIT: Final = 4096
@@ -128,6 +131,7 @@ class _Parcel:
     tasks: list[_Task]
     future: Any = None
     shared: list[Any] = field(default_factory=list)
+    worker: str = ""  # where it should go, if that matters
     lent: int | None = None
 
 
@@ -404,6 +408,8 @@ class DaskEngine(Engine):
         self.arrays = _Arrays(self.scatter)
         self.durations: dict[str, float] = {}
         self.call_seconds = 1.0  # of late
+        self.seen: Mapping[str, int] | None = None  # workers, news
+        self.listening: dict[str, Any] = {}
         self.shares = False  # whether the last parcel came with arrays
         self.tallies: dict[str, _Tally] = {}
         self.by_value: frozenset[str] = frozenset(() if self.inproc else ("__main__",))
@@ -418,8 +424,10 @@ class DaskEngine(Engine):
         self.feeders: list[tuple[Feeder, threading.Thread]] = []
         self.closing = self.terminated = self.ended = False
         self.thread: threading.Thread | None = None
-        self._look_at_workers()
-        self.listening = _listen(client, self)
+        info = client.scheduler_info()["workers"].values()
+        limits = [int(worker["memory_limit"]) for worker in info]
+        self.memory_limit = min((limit for limit in limits if limit), default=None)
+        self._set_workers(client.nthreads())
 
     # -- the protocol ------------------------------------------------------------------
 
@@ -528,12 +536,25 @@ class DaskEngine(Engine):
 
     # -- the cluster -------------------------------------------------------------------
 
-    def _look_at_workers(self) -> None:
-        """Learn how many threads and how much memory the workers have."""
-        info = self.client.scheduler_info()["workers"].values()
-        self.workers = max(1, sum(int(worker["nthreads"]) for worker in info))
-        limits = [int(worker["memory_limit"]) for worker in info]
-        self.memory_limit = min((limit for limit in limits if limit), default=None)
+    def _set_workers(self, threads: Mapping[str, int]) -> None:
+        """Learn which workers there are, and how many threads they have."""
+        self.looked = time.monotonic()
+        self.addresses = list(threads)
+        self.workers = max(1, sum(threads.values()))
+        for address in threads:
+            if address not in self.listening:
+                self.listening[address] = _listen(self.client, self, address)
+
+    async def _look_at_workers(self) -> None:
+        """Ask the scheduler for its workers, in Dask's event loop."""
+        try:
+            threads = await self.client.scheduler.ncores()
+        except Exception as error:  # trouble() tells what it is
+            _LOGGER.debug("no answer of the scheduler: %s", error)
+        else:
+            with self.changed:
+                self.seen = threads
+                self.changed.notify_all()
 
     def scatter(self, value: Any, broadcast: bool = False) -> Any:
         """Send a value to a worker, or to all; give its Dask future."""
@@ -559,14 +580,14 @@ class DaskEngine(Engine):
             "DaskPool of a new client"
         )
 
-    def worker_event(self, event: Any) -> None:
-        """Hear of workers; called by Dask's event loop."""
+    def worker_event(self, address: str, event: Any) -> None:
+        """Hear of a worker; called by Dask's event loop."""
         _, message = event
         action = message.get("action") if isinstance(message, Mapping) else None
         if action == "remove-worker" and not message.get("expected", False):
             with self.changed:
                 if self.flying and not self.terminated:
-                    self.lost.append(str(message.get("worker", "")))
+                    self.lost.append(address)
                     self.changed.notify_all()
 
     # -- the engine's thread -----------------------------------------------------------
@@ -586,7 +607,8 @@ class DaskEngine(Engine):
                 if self.owns_workers:
                     time.sleep(2 * wire.LOOK)  # they shall see it before they close
             self._fail_all(_cancelled("the pool was terminated"))
-            _unlisten(self.client, self.listening)
+            for address, listening in self.listening.items():
+                _unlisten(self.client, address, listening)
             self.arrays.entries.clear()
             self.on_end()
 
@@ -673,6 +695,16 @@ class DaskEngine(Engine):
 
     def _send(self) -> bool:
         """Fill the workers; True if there may be more to send."""
+        if self.seen is not None:
+            self._set_workers(self.seen)
+            self.seen = None
+        elif (
+            time.monotonic() - self.looked > _LOOK_AT_WORKERS
+            and (self.flying or self.queue)
+            and self.trouble() is None
+        ):
+            self.looked = time.monotonic()
+            self._in_loop(self._look_at_workers())
         while len(self.flying) < self.workers * (2 if self._may_send_ahead() else 1):
             tasks = self._next_tasks()
             if not tasks:
@@ -733,9 +765,12 @@ class DaskEngine(Engine):
                 return task
         return None
 
-    def _ship(self, tasks: list[_Task]) -> None:
+    def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
         import asyncio
 
+        asyncio.run_coroutine_threadsafe(work, self.client.loop.asyncio_loop)
+
+    def _ship(self, tasks: list[_Task]) -> None:
         parcel = _Parcel([])
         try:
             payload: Any = self._lend(parcel, tasks)
@@ -750,20 +785,39 @@ class DaskEngine(Engine):
             if parcel.lent is None and len(payload) > _HEAVY:
                 payload = self.scatter(np.frombuffer(payload, np.uint8))
             key = f"{_name_of(tasks[0].func)}-{uuid.uuid4().hex}"
+            where = self._where(parcel)
             parcel.future = self.client.submit(
-                wire.run_parcel, self.name, payload, *parcel.shared, key=key, pure=False
+                wire.run_parcel,
+                self.name,
+                payload,
+                *parcel.shared,
+                key=key,
+                pure=False,
+                workers=where,
+                allow_other_workers=where is not None,
             )
             with self.changed:
                 self.flying.add(parcel)
-            asyncio.run_coroutine_threadsafe(
-                self._collect(parcel), self.client.loop.asyncio_loop
-            )
+            self._in_loop(self._collect(parcel))
         except Exception as error:
             with self.changed:
                 self.flying.discard(parcel)
             error = self.trouble() or error
             for task in parcel.tasks:
                 task.end(False, error)
+
+    def _where(self, parcel: _Parcel) -> list[str] | None:
+        """
+        Choose the worker of a parcel that comes with arrays.
+
+        Dask would send most of them to the worker that has the arrays, and then take
+        the arrays off the others.
+        """
+        if not parcel.shared or len(self.addresses) < 2:
+            return None
+        counts = Counter(other.worker for other in self.flying)
+        parcel.worker = min(self.addresses, key=lambda address: counts[address])
+        return [parcel.worker]
 
     def _lend(self, parcel: _Parcel, tasks: list[_Task]) -> int | None:
         """Give tasks as they are to workers of this process, if that is what they are."""
@@ -1011,18 +1065,23 @@ def _is_ours(module: str) -> bool:
     return not path.startswith(tuple(installed))
 
 
-def _listen(client: Any, engine: DaskEngine) -> Any:
-    """Have an engine told of workers that go; gives what `_unlisten` needs."""
+def _listen(client: Any, engine: DaskEngine, address: str) -> Any:
+    """
+    Have an engine told of what becomes of a worker; gives what `_unlisten` needs.
+
+    Not of all workers by one topic: some events of that one can't be sent, and Dask then
+    closes the connection.
+    """
     weak = weakref.ref(engine)
-    before = client._event_handlers.get("all")
+    before = client._event_handlers.get(address)
 
     def handler(event: Any) -> Any:
         listener = weak()
         if listener is not None:
-            listener.worker_event(event)
+            listener.worker_event(address, event)
         return None if before is None else before(event)
 
-    client.subscribe_topic("all", handler)
+    client.subscribe_topic(address, handler)
     return handler, None if before is _ignore else before
 
 
@@ -1030,15 +1089,14 @@ def _ignore(_: Any) -> None:
     """Stand in for the handler of a pool that has ended: events may still come."""
 
 
-def _unlisten(client: Any, listening: Any) -> None:
+def _unlisten(client: Any, address: str, listening: Any) -> None:
     handler, before = listening
-    if client.status != "running" or client._event_handlers.get("all") is not handler:
+    handlers = client._event_handlers
+    if client.status != "running" or handlers.get(address) is not handler:
         return
+    handlers[address] = _ignore if before is None else before
     if before is None:
-        client._event_handlers["all"] = _ignore
-        client.unsubscribe_topic("all")
-    else:
-        client._event_handlers["all"] = before
+        client.unsubscribe_topic(address)
 
 
 # --------------------------------------------------------------------------------------

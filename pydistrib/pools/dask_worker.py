@@ -41,8 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydistrib import _config
+from pydistrib.errors import TimeoutError
 from pydistrib.pools.engine import run_chunk
-from pydistrib.pools.protocol import TimeoutError
 
 # Arrays from this size on travel beside the pickle.
 BIG: Final = 16 << 10

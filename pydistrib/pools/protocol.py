@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
-import multiprocessing
 import operator
 import queue
 import threading
@@ -48,6 +47,8 @@ from typing import (
 import numpy as np
 
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator
+from pydistrib.errors import TimeoutError
+from pydistrib.pools import awaiting
 from pydistrib.pools.arguments import (
     as_items,
     check_out,
@@ -66,12 +67,12 @@ T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
 
-TimeoutError = multiprocessing.TimeoutError
-
 # The values of a pool's state, as in multiprocessing.pool.
 RUN: Final = "RUN"
 CLOSE: Final = "CLOSE"
 TERMINATE: Final = "TERMINATE"
+
+awaiting.install()
 
 
 class PoolExecutor(concurrent.futures.Executor):

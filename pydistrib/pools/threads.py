@@ -25,9 +25,10 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from pydistrib import _config
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator, TaskQueue
+from pydistrib.errors import TimeoutError
 from pydistrib.pools.engine import Engine, PoolStats, WorkerStats
 from pydistrib.pools.futures import submit_to
-from pydistrib.pools.protocol import RUN, PoolBase, PoolExecutor, TimeoutError
+from pydistrib.pools.protocol import RUN, PoolBase, PoolExecutor
 
 R = TypeVar("R")
 P = ParamSpec("P")

@@ -189,6 +189,7 @@ EXACT_1D = {
     "np.fmin": lambda a, b: np.fmin(a, b) - np.fmax(a, 0.25),
     "np.clip": lambda a, b: np.clip(a - b, -0.5, 0.5),
     "np.clip by a point": lambda a, b: np.clip(a, b, 1.5) + np.clip(b, None, a),
+    "np.clip by numbers of a type": lambda a, b: np.clip(a, np.float64(0.1), np.float32(1)),
     "np.clip by names": lambda a, b: np.clip(a - b, a_min=-0.5, a_max=None),
     "method clip": lambda a, b: (a * b).clip(0.1, 1),
     "helper": _with_helper,

@@ -23,6 +23,7 @@ from pydistrib.kernels.tracing.kinds import (
 from pydistrib.kernels.tracing.operations import (
     Operation,
     combine_truths,
+    common_length,
     convert,
     elementwise,
     finish,
@@ -184,13 +185,16 @@ def _clip(a: Any, *bounds_given: Any, **kwargs: Any) -> Symbol:
         kind = None
     if kind is None or kind.name not in FLOAT_KINDS:
         refuse("clip of these values is not known to the tracer")
-    for limit, ufunc, op in ((low, np.maximum, "MAX"), (high, np.minimum, "MIN")):
+    length = common_length([result, *limits])
+    result = convert(result, kind.name)
+    for limit, op in ((low, "MAX"), (high, "MIN")):
         if limit is not None:
-            result = elementwise(trace, Operation(ufunc, op), result, limit)
-            # Limits are applied one after the other here: not in another type each.
-            if result.kind.name != kind.name:
-                refuse("clip of values of several types is not known to the tracer")
-    return Symbol(trace, result.node, kind, result.length, result.bound)
+            bounded = convert(trace.symbol(limit), kind.name)
+            args = (result.node, bounded.node)
+            errors = (result.bound, bounded.bound)
+            operation = Operation(np.clip, op)
+            result = finish(trace, operation, kind, length, args, errors, kind.name)
+    return result
 
 
 def _clip_below(a: Any, low: Any) -> Any:
