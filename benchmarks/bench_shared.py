@@ -1,4 +1,9 @@
-"""A dict that processes share: against servers, files and other shared memory."""
+"""
+A dict that processes share: against servers, files and other shared memory.
+
+UltraDict, which does not build everywhere, is no part of the extra `bench`: ``pip install
+UltraDict atomics`` beside it.  Redis needs a redis-server on the path.
+"""
 
 from __future__ import annotations
 
