@@ -2,9 +2,9 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads, a Dask cluster), `threads` (one thread, locks,
-counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
-no thread and imports nothing but NumPy.
+`pools` (threads, a Dask cluster), `threads` (one thread, locks, counters), `shared` (state
+in shared memory) and `_config` (how many threads).  `_core` is the C extension.  Importing
+starts no thread and imports nothing but NumPy.
 """
 
 from typing import TYPE_CHECKING
@@ -32,6 +32,14 @@ from pydistrib.kernels.tracing.refusal import NotTraceable
 from pydistrib.pools.engine import PoolStats, WorkerStats
 from pydistrib.pools.futures import Future
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
+from pydistrib.shared import (
+    Manager,
+    SharedArray,
+    SharedDict,
+    SharedLock,
+    share,
+    shared_empty,
+)
 from pydistrib.threads import (
     Barrier,
     BoundedSemaphore,
@@ -62,6 +70,7 @@ __all__ = [
     "Future",
     "Local",
     "Lock",
+    "Manager",
     "MapResult",
     "Metric",
     "NotTraceable",
@@ -69,6 +78,9 @@ __all__ = [
     "RLock",
     "ResultIterator",
     "Semaphore",
+    "SharedArray",
+    "SharedDict",
+    "SharedLock",
     "Thread",
     "ThreadPool",
     "ThreadPoolExecutor",
@@ -85,6 +97,8 @@ __all__ = [
     "pairwise",
     "rbf",
     "set_num_threads",
+    "share",
+    "shared_empty",
     "show_config",
     "sqeuclidean",
 ]

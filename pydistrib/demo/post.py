@@ -79,6 +79,28 @@ def count_under_a_lock(library: Any, steps: int) -> int:
     return count
 
 
+def _fill(procnum: int, return_dict: Any, items: int) -> None:
+    for i in range(items):
+        return_dict[procnum, i] = i
+
+
+def fill_by_processes(library: Any, items: int) -> dict[Any, Any]:
+    """Let five processes store so many items each in one dict."""
+    manager = library.Manager()
+    return_dict = manager.dict()
+    jobs = [
+        multiprocessing.Process(target=_fill, args=(procnum, return_dict, items))
+        for procnum in range(5)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    filled: dict[Any, Any] = return_dict.copy()
+    manager.shutdown()
+    return filled
+
+
 def absolute_distance(a: Any, b: Any) -> Any:
     """Give the distance of two numbers."""
     return abs(a - b)
@@ -189,6 +211,17 @@ def _compare_counters(setting: Setting) -> Comparison:
         original=lambda: count_under_a_lock(threading, steps),
         ours=lambda: count_under_a_lock(pydistrib, steps),
         same=lambda a, b: bool(a == b == 5 * steps),
+    )
+
+
+def _compare_dicts(items: int, setting: Setting) -> Comparison:
+    items = items // 10 if setting.quick and items > 10 else items
+    return Comparison(
+        size=f"5 x {items:,}",
+        original_name="Manager().dict()",
+        original=lambda: fill_by_processes(multiprocessing, items),
+        ours=lambda: fill_by_processes(pydistrib, items),
+        same=lambda a, b: a == b and len(b) == 5 * items,
     )
 
 
@@ -333,6 +366,16 @@ EXAMPLES: Final = (
         needs=("ThreadPool",),
     ),
     Example("counter under a Lock", _compare_counters, needs=("Thread", "Lock")),
+    Example(
+        "dict filled by processes, an item each",
+        partial(_compare_dicts, 1),
+        needs=("Manager",),
+    ),
+    Example(
+        "dict filled by processes, many items",
+        partial(_compare_dicts, 2000),
+        needs=("Manager",),
+    ),
     Example("kernel of a Python function", _compare_functions),
     Example("kernel of a built-in metric", _compare_metrics),
     Example("kernel of a function of rows", _compare_points),
