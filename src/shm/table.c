@@ -25,7 +25,7 @@
 //
 // Why not one lock-free table: a value and its key are several words, which must change at
 // once, also if the writer dies.  An uncontended lock costs 25 ns, and reads have none.
-#include "shm/layout.h"
+#include "shm/table.h"
 
 #include <string.h>
 #ifdef __linux__
@@ -34,6 +34,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "shm/layout.h"
 #include "thread/sync.h"
 
 #define READ_ATTEMPTS 100
