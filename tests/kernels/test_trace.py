@@ -632,6 +632,32 @@ def test_objects(function, post_matrix):
     check(function, x, y, post_matrix)
 
 
+@pytest.mark.parametrize("dtype", ["i8", "i2", "u1", "f8", "f4"])
+@pytest.mark.parametrize("exponent", [0.5, 2.0, -1.0, 3, 1.5])
+def test_powers_are_not_said_to_be_exact_where_they_are_not(dtype, exponent, post_matrix):
+    # So many values that a power and its short cut differ in the last digit of some.
+    x = np.arange(1, 129).astype(dtype).reshape(8, 16)
+    y = np.ones((3, 16), dtype)
+    for k in range(16):
+        function = functools.partial(lambda k, a, b: (a**exponent)[k] * b[0], k)
+        explanation = pydistrib.explain(function, x, y)
+        assert "traced, it gives" not in explanation.reason, explanation
+        check(function, x, y, post_matrix)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.parametrize("order", [3, 4, 1.5, 0.5, -1])
+def test_norms_of_any_order(dtype, order, post_matrix):
+    x, y = _numbers(dtype, 8, (6,), 1) / 3, _numbers(dtype, 8, (6,), 2) / 7
+    x, y = x.astype(dtype), y.astype(dtype)
+    # Small beside a[0], so that the type shows which the sum is rounded to.
+    function = functools.partial(
+        lambda p, a, b: a[0] + np.linalg.norm((a - b) * 1e-6, p), order
+    )
+    assert way(function, x, y)[0] == "traced", way(function, x, y)
+    check(function, x, y, post_matrix)
+
+
 def test_traced_anew_each_time(post_kernel, assert_same_bits):
     x = y = np.arange(4.0)
     weights = np.array([1.0])
