@@ -319,6 +319,7 @@ def _compare_as_completed(setting: Setting) -> Comparison:
         original=original,
         ours=ours,
         same=lambda a, b: a == b,
+        repeats=1 if setting.quick else 3,
     )
 
 
@@ -340,6 +341,7 @@ def _compare_dask_kernels(setting: Setting) -> Comparison:
         original=lambda: on(distributed.Client(**_DASK)),
         ours=lambda: on(pydistrib.DaskPool(**_DASK)),
         same=same_bits,
+        repeats=1 if setting.quick else 3,
         note=lambda: "a cluster is started in every call, on both sides",
         peer_name="pydistrib.kernel(pool=)",
         peer=kernel,
