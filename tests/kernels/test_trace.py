@@ -260,6 +260,12 @@ ROUNDED_1D = {
     "power of 3": lambda a, b: (a - b) ** 3,
     "power of 0.5": lambda a, b: abs(a - b) ** 0.5,
     "power of -1": lambda a, b: (1 + abs(a - b)) ** -1,
+    "powers of a 0-d array": lambda a, b: (
+        np.where(a > b, a, b) ** 0.5
+        + np.where(a > b, a, b) ** 2
+        + np.where(b > 1, a, b) ** 3
+    ),
+    "root of a 0-d array": lambda a, b: np.where(a > b, abs(a), abs(b)) ** 0.5,
     "math.pow": lambda a, b: math.pow(abs(a), 1.5) - b,
     "pow": lambda a, b: pow(a - b, 2) + np.power(abs(a), 0.3),
     "inverse multiquadric": lambda a, b: 1 / np.sqrt(1 + (GAMMA * (a - b)) ** 2),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -369,10 +370,13 @@ def to_python_int(value: Symbol, op: str) -> Symbol:
 def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     """Raise to a power: exactly where NumPy takes a short cut, else by its function."""
     base, exponent = trace.symbol(a), trace.symbol(b)
-    result = kind_of_call(function, [base, exponent])
+    constant = exponent.constant if exponent.kind.ndim < 0 else None
+    if constant is None:
+        result = kind_of_call(function, [base, exponent])
+    else:
+        result = _kind_of_power(function, base.kind, type(constant), constant)
     if result is None:
         refuse(f"** of {base.kind.name} and {exponent.kind.name} is not known")
-    constant = exponent.constant if exponent.kind.ndim < 0 else None
     if result.name in INTEGER_KINDS:
         return _integer_power(trace, function, base, constant)
     if result.name not in FLOAT_KINDS:
@@ -394,6 +398,14 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
         args, given = (trace.graph.const(1.0), arg.node), (None, arg.bound)
     fast = Operation(function, op, units=units, raises=raises)
     return finish(trace, fast, result, base.length, args, given, result.name)
+
+
+@lru_cache(maxsize=1024)
+def _kind_of_power(
+    function: Callable[..., Any], base: Kind, exponent_type: type, exponent: Any
+) -> Kind | None:
+    """Give a power's kind, which may depend on the exponent: some take a short cut."""
+    return kind_of_operands(function, [sample(base), exponent])
 
 
 _SHORT_POWERS: Final = {1.0: "COPY", 2.0: "SQUARE", 0.5: "SQRT", -1.0: "DIV"}
