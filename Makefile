@@ -9,7 +9,8 @@ JOBS ?= $(shell nproc 2> /dev/null || echo 2)
 BIN = $(VENV)/bin
 PIP = $(BIN)/pip --quiet --disable-pip-version-check
 
-CORE_SOURCES = $(wildcard src/base/*.c src/thread/*.c src/simd/*.c src/pairwise/*.c src/expr/*.c)
+CORE_SOURCES = $(wildcard src/base/*.c src/thread/*.c src/simd/*.c src/pairwise/*.c src/expr/*.c \
+                         src/shm/*.c)
 CORE_HEADERS = $(wildcard src/*/*.h)
 CORE_TESTS = $(patsubst tests/core/%.c,%,$(wildcard tests/core/test_*.c))
 SOURCES = $(CORE_SOURCES) $(CORE_HEADERS) $(wildcard src/py/*.c) setup.py pyproject.toml

@@ -2,9 +2,9 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads, a Dask cluster), `threads` (one thread, locks,
-counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
-no thread and imports nothing but NumPy.
+`pools` (threads, a Dask cluster), `threads` (one thread, locks, counters), `shared` (state
+in shared memory) and `_config` (how many threads).  `_core` is the C extension.  Importing
+starts no thread and imports nothing but NumPy.
 """
 
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from pydistrib._config import (
     show_config,
 )
 from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
+from pydistrib.errors import TimeoutError
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -28,8 +29,17 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
-from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
+from pydistrib.pools.engine import PoolStats, WorkerStats
+from pydistrib.pools.futures import Future
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
+from pydistrib.shared import (
+    Manager,
+    SharedArray,
+    SharedDict,
+    SharedLock,
+    share,
+    shared_empty,
+)
 from pydistrib.threads import (
     Barrier,
     BoundedSemaphore,
@@ -60,6 +70,7 @@ __all__ = [
     "Future",
     "Local",
     "Lock",
+    "Manager",
     "MapResult",
     "Metric",
     "NotTraceable",
@@ -67,6 +78,9 @@ __all__ = [
     "RLock",
     "ResultIterator",
     "Semaphore",
+    "SharedArray",
+    "SharedDict",
+    "SharedLock",
     "Thread",
     "ThreadPool",
     "ThreadPoolExecutor",
@@ -83,6 +97,8 @@ __all__ = [
     "pairwise",
     "rbf",
     "set_num_threads",
+    "share",
+    "shared_empty",
     "show_config",
     "sqeuclidean",
 ]

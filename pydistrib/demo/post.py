@@ -79,6 +79,28 @@ def count_under_a_lock(library: Any, steps: int) -> int:
     return count
 
 
+def _fill(procnum: int, return_dict: Any, items: int) -> None:
+    for i in range(items):
+        return_dict[procnum, i] = i
+
+
+def fill_by_processes(library: Any, items: int) -> dict[Any, Any]:
+    """Let five processes store so many items each in one dict."""
+    manager = library.Manager()
+    return_dict = manager.dict()
+    jobs = [
+        multiprocessing.Process(target=_fill, args=(procnum, return_dict, items))
+        for procnum in range(5)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    filled: dict[Any, Any] = return_dict.copy()
+    manager.shutdown()
+    return filled
+
+
 def absolute_distance(a: Any, b: Any) -> Any:
     """Give the distance of two numbers."""
     return abs(a - b)
@@ -192,6 +214,17 @@ def _compare_counters(setting: Setting) -> Comparison:
     )
 
 
+def _compare_dicts(items: int, setting: Setting) -> Comparison:
+    items = items // 10 if setting.quick and items > 10 else items
+    return Comparison(
+        size=f"5 x {items:,}",
+        original_name="Manager().dict()",
+        original=lambda: fill_by_processes(multiprocessing, items),
+        ours=lambda: fill_by_processes(pydistrib, items),
+        same=lambda a, b: a == b and len(b) == 5 * items,
+    )
+
+
 def _numbers(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(0)
     return rng.random(count), rng.random(count)
@@ -286,6 +319,7 @@ def _compare_as_completed(setting: Setting) -> Comparison:
         original=original,
         ours=ours,
         same=lambda a, b: a == b,
+        repeats=1 if setting.quick else 3,
     )
 
 
@@ -307,6 +341,7 @@ def _compare_dask_kernels(setting: Setting) -> Comparison:
         original=lambda: on(distributed.Client(**_DASK)),
         ours=lambda: on(pydistrib.DaskPool(**_DASK)),
         same=same_bits,
+        repeats=1 if setting.quick else 3,
         note=lambda: "a cluster is started in every call, on both sides",
         peer_name="pydistrib.kernel(pool=)",
         peer=kernel,
@@ -333,6 +368,16 @@ EXAMPLES: Final = (
         needs=("ThreadPool",),
     ),
     Example("counter under a Lock", _compare_counters, needs=("Thread", "Lock")),
+    Example(
+        "dict filled by processes, an item each",
+        partial(_compare_dicts, 1),
+        needs=("Manager",),
+    ),
+    Example(
+        "dict filled by processes, many items",
+        partial(_compare_dicts, 2000),
+        needs=("Manager",),
+    ),
     Example("kernel of a Python function", _compare_functions),
     Example("kernel of a built-in metric", _compare_metrics),
     Example("kernel of a function of rows", _compare_points),

@@ -120,9 +120,10 @@ def trace_pairs(
     try:
         strict = _check_points(x, y)
         copy = Sandbox().admit(function)
-        graph, value, doubt = _trace_twice(copy, x, y)
+        trace, value, doubt = _trace_twice(copy, x, y)
+        graph = trace.graph
         if strict:
-            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, value))
+            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, trace.computed))
         return _compile(function, x, y, graph, value, doubt)
     except Refusal as refusal:
         raise NotTraceable(str(refusal)) from None
@@ -211,10 +212,10 @@ _SILENT: Final = frozenset(
 )  # fmt: skip
 
 
-def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
-    """Give the node that is infinite where an operation, in between too, is not finite."""
+def _not_finite_within(graph: Graph, computed: set[int]) -> bounds.Bound:
+    """Give the node that is infinite where an operation, used or not, is not finite."""
     trouble = None
-    for index in reachable(graph.nodes, [value]):
+    for index in reachable(graph.nodes, list(computed)):
         if graph.nodes[index].op in _SILENT:
             continue
         bad = graph.op("NOT", graph.op("ISFINITE", index))
@@ -231,14 +232,14 @@ def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
 
 def _trace_twice(
     copy: Callable[..., Any], x: NDArray[Any], y: NDArray[Any]
-) -> tuple[Graph, int, int | None]:
+) -> tuple[Trace, int, int | None]:
     trace = Trace(x, y)
     sides = [_points_symbol(trace, "x", x), _points_symbol(trace, "y", y)]
     first = _follow(trace, copy, *sides)
     if _follow(trace, copy, *sides) != first:
         refuse("it is another function each time it is called")
     value, doubt = first
-    return trace.graph, value, doubt
+    return trace, value, doubt
 
 
 def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:

@@ -47,14 +47,8 @@ from numpy.typing import NDArray
 
 from pydistrib._core import AsyncResult, MapResult, ResultIterator
 from pydistrib.pools import dask_worker as wire
-from pydistrib.pools.protocol import (
-    Engine,
-    PoolBase,
-    PoolStats,
-    WorkerStats,
-    _Feeder,
-    run_chunk,
-)
+from pydistrib.pools.engine import Engine, Feeder, PoolStats, WorkerStats, run_chunk
+from pydistrib.pools.protocol import PoolBase
 
 INSTALL: Final = "pip install 'pydistrib[dask]'"
 
@@ -428,7 +422,7 @@ class DaskEngine(Engine):
         self.lost: deque[str] = deque()
         self.abandoned: deque[Any] = deque()
         self.flying: set[_Parcel] = set()
-        self.feeders: list[tuple[_Feeder, threading.Thread]] = []
+        self.feeders: list[tuple[Feeder, threading.Thread]] = []
         self.closing = self.terminated = self.ended = False
         self.thread: threading.Thread | None = None
         info = client.scheduler_info()["workers"].values()
@@ -486,7 +480,7 @@ class DaskEngine(Engine):
         if wire.in_a_task(self.name):
             _Here().start_stream(stream, timeout)
             return
-        feeder = _Feeder(_Streams(self), stream, timeout)
+        feeder = Feeder(_Streams(self), stream, timeout)
         thread = threading.Thread(target=feeder.run, name="pydistrib-imap", daemon=True)
         with self.changed:
             self.feeders = [pair for pair in self.feeders if pair[1].is_alive()]

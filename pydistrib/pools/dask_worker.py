@@ -41,7 +41,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydistrib import _config
-from pydistrib.pools.protocol import TimeoutError, run_chunk
+from pydistrib.errors import TimeoutError
+from pydistrib.pools.engine import run_chunk
 
 # Arrays from this size on travel beside the pickle.
 BIG: Final = 16 << 10

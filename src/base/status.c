@@ -12,6 +12,10 @@ static const char *const texts[] = {
     [PD_EFORKED] = "the process forked while native threads were at work",
     [PD_ECLOSED] = "closed",
     [PD_ETIMEDOUT] = "timed out",
+    [PD_ECORRUPT] = "shared memory is damaged, or was made by something else",
+    [PD_EABSENT] = "no such key",
+    [PD_ECHANGED] = "changed by another",
+    [PD_ECLAIMED] = "claimed by another",
 };
 
 const char *

@@ -15,6 +15,10 @@ typedef enum pd_status {
     PD_EFORKED,    // fork() took the worker threads away in the middle of a loop
     PD_ECLOSED,    // the object was closed
     PD_ETIMEDOUT,  // the deadline passed first
+    PD_ECORRUPT,   // shared memory does not hold what it should: damaged or foreign
+    PD_EABSENT,    // there is no such key
+    PD_ECHANGED,   // the condition of a conditional write does not hold
+    PD_ECLAIMED,   // another thread has claimed the key
 } pd_status;
 
 // A static English text, never NULL.  Can't fail.

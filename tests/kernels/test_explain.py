@@ -510,6 +510,7 @@ LOOKING = {
     "math.gamma": lambda a, b: math.gamma(abs(a) + 1) - b,
     "math.dist": lambda a, b: math.dist([a], [b]),
     "np.array": lambda a, b: np.sum(np.array([a, b]) ** 2),
+    "np.clip of a truth": lambda a, b: a + np.clip(True, -1, np.float32(b)),
     "np.interp": lambda a, b: np.interp(a, [0, 1], [0, 1]) - b,
     "np.vectorize": np.vectorize(lambda a, b: a - b),
     "eval": lambda a, b: eval("a - b"),
@@ -631,6 +632,22 @@ def test_patched_modules(module, name, value, monkeypatch, post_kernel, assert_s
     assert not np.array_equal(before, expected) or name == "norm"
 
 
+def test_modules_that_were_patched_before(run_python):
+    assert (
+        run_python("""
+        import builtins, math
+        import numpy as np
+        builtins.abs = lambda v: v * 3
+        math.exp = lambda v: v * 5
+        np.sum = lambda v: 7.0
+        from pydistrib import kernel
+        x = np.array([1.0, 2.0])
+        print(kernel(lambda a, b: abs(a - b) + math.exp(b) + np.sum(a), x, x).tolist())
+    """)
+        == "[[12.0, 14.0], [15.0, 17.0]]"
+    )
+
+
 # ------------------------------------------------------------------------------------
 # Exceptions
 # ------------------------------------------------------------------------------------
@@ -724,6 +741,7 @@ def test_exceptions_keep_their_traceback():
 @pytest.mark.parametrize("function", [
     lambda a, b: a / b, lambda a, b: np.log(a - b), lambda a, b: 1 / (1 + 1 / (a - b)),
     lambda a, b: np.exp(a * 1e4), lambda a, b: np.where(a > b, a / b, 0),
+    lambda a, b: (a / b, a - b)[1], lambda a, b: 0.0 if np.log(a) < 9 else 1.0,
 ])  # fmt: skip
 @pytest.mark.parametrize("how", ["seterr", "filter"])
 def test_floating_point_errors_are_raised_where_the_user_wants_them(

@@ -15,7 +15,8 @@ import time
 import pytest
 
 import pydistrib
-from pydistrib.pools.protocol import Engine, PoolBase, PoolStats
+from pydistrib.pools.engine import Engine, PoolStats
+from pydistrib.pools.protocol import PoolBase
 
 
 class ForeignEngine(Engine):

@@ -18,12 +18,12 @@ from pydistrib.kernels.tracing.function_bounds import FUNCTION_UNITS
 from pydistrib.kernels.tracing.kinds import (
     FLOAT_KINDS,
     Kind,
-    added,
     result_kind,
 )
 from pydistrib.kernels.tracing.operations import (
     Operation,
     combine_truths,
+    common_length,
     convert,
     elementwise,
     finish,
@@ -173,20 +173,36 @@ def _clip(a: Any, *bounds_given: Any, **kwargs: Any) -> Symbol:
     given += [kwargs.pop(name, None) for name in names[len(given) :]]
     if kwargs or len(given) != 2:
         refuse("options of clip are not known to the tracer")
-    if given == [None, None]:
-        refuse("clip without limits is not known to the tracer")
-    trace = trace_of(a, *given)
+    low, high = given
+    trace = trace_of(a, low, high)
     result = trace.symbol(a)
     limits = [trace.symbol(limit) for limit in given if limit is not None]
-    kind = kind_of_call(added, [result, *limits])
+    if low is not None and high is not None:
+        kind = kind_of_call(np.clip, [result, *limits])
+    elif low is not None or high is not None:
+        kind = kind_of_call(_clip_above if low is None else _clip_below, [result, *limits])
+    else:
+        kind = None
     if kind is None or kind.name not in FLOAT_KINDS:
         refuse("clip of these values is not known to the tracer")
-    for limit, ufunc, op in zip(
-        given, (np.maximum, np.minimum), ("MAX", "MIN"), strict=True
-    ):
+    length = common_length([result, *limits])
+    result = convert(result, kind.name)
+    for limit, op in ((low, "MAX"), (high, "MIN")):
         if limit is not None:
-            result = elementwise(trace, Operation(ufunc, op), result, limit)
+            bounded = convert(trace.symbol(limit), kind.name)
+            args = (result.node, bounded.node)
+            errors = (result.bound, bounded.bound)
+            operation = Operation(np.clip, op)
+            result = finish(trace, operation, kind, length, args, errors, kind.name)
     return result
+
+
+def _clip_below(a: Any, low: Any) -> Any:
+    return np.clip(a, low, None)
+
+
+def _clip_above(a: Any, high: Any) -> Any:
+    return np.clip(a, None, high)
 
 
 def _round(a: Symbol, decimals: Any = 0) -> Symbol:

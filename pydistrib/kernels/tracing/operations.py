@@ -76,7 +76,7 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
     if result is None:
         names = ", ".join(kind.name for kind in kinds)
         refuse(f"{_name(operation)} of {names} does not give a real number")
-    length = _common_length(values)
+    length = common_length(values)
     if operation.op == "WHERE":
         condition, *rest = values
         inside = result
@@ -166,7 +166,8 @@ def _name(operation: Operation) -> str:
     return getattr(operation.function, "__name__", "an operation")
 
 
-def _common_length(values: list[Symbol]) -> int:
+def common_length(values: list[Symbol]) -> int:
+    """Give the length of the vectors among some values; 0 if there are none."""
     lengths = {value.length for value in values if value.kind.ndim == 1}
     if len(lengths) > 1:
         refuse(f"it combines vectors of lengths {sorted(lengths)}")
@@ -323,7 +324,7 @@ def combine_truths(
     truths = [truth(value) for value in values]
     node = trace.graph.op(op, *(value.node for value in truths))
     bound = bounds.plus(trace.graph, *(value.bound for value in truths))
-    return Symbol(trace, node, result, _common_length(values), bound, (0, 1))
+    return Symbol(trace, node, result, common_length(values), bound, (0, 1))
 
 
 def round_symbol(value: Symbol, ndigits: int | None) -> Symbol:
@@ -381,8 +382,10 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     if op is None:
         slow = Operation(function, "", np.power, FUNCTION_UNITS, raises=raises)
         return elementwise(trace, slow, base, exponent)
-    # Arrays take the short cut; one number goes through the C library's pow().
+    # Arrays of floats take the short cut; one number, and in NumPy 1 integers, go through
+    # the C library's pow().
     by_array = base.kind.ndim == 1 and function is operator.pow
+    by_array = by_array and base.kind.name in FLOAT_KINDS
     units = 0.0 if by_array and type(constant) in (int, float) else POWER_UNITS
     arg = convert(base, result.name)
     args: tuple[int, ...] = (arg.node,)

@@ -221,7 +221,9 @@ def norm(a: Any, ord: Any = None) -> Symbol:
         refuse("the norm of order 0 is not known to the tracer")
     slow = Operation(np.power, "", np.power, FUNCTION_UNITS)
     powers = elementwise(vector.trace, slow, sizes, ord)
-    return elementwise(vector.trace, slow, total(powers), 1.0 / ord)
+    # The root's exponent is of the norm's own type.
+    exponent = np.reciprocal(ord, dtype=sizes.kind.name)
+    return elementwise(vector.trace, slow, total(powers), exponent)
 
 
 REDUCTIONS: Final[dict[str, Handler]] = {
