@@ -108,7 +108,7 @@ def _pairwise(settings: Settings, pool: Any) -> list[Row]:
             "local": lambda x=x, y=y: pydistrib.pairwise(x, y, workers=2),
             "dask": lambda x=x, y=y: pydistrib.pairwise(x, y, pool=pool),
         }
-        times = take_turns(ways, 3 if settings.quick else 5)
+        times = take_turns(ways, 2)  # a call takes seconds
         local, dask = times["local"], times["dask"]
         result.append(
             Row(
