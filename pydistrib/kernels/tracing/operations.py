@@ -374,7 +374,7 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     if constant is None:
         result = kind_of_call(function, [base, exponent])
     else:
-        result = _kind_of_power(function, base.kind, type(constant), constant)
+        result = _kind_of_power(function, base.kind, exponent.kind, constant)
     if result is None:
         refuse(f"** of {base.kind.name} and {exponent.kind.name} is not known")
     if result.name in INTEGER_KINDS:
@@ -402,9 +402,10 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
 
 @lru_cache(maxsize=1024)
 def _kind_of_power(
-    function: Callable[..., Any], base: Kind, exponent_type: type, exponent: Any
+    function: Callable[..., Any], base: Kind, kind: Kind, exponent: Any
 ) -> Kind | None:
     """Give a power's kind, which may depend on the exponent: some take a short cut."""
+    # `kind`, the exponent's, keeps 2 and 2.0 apart, which are one key.
     return kind_of_operands(function, [sample(base), exponent])
 
 
