@@ -28,6 +28,12 @@ def context(request):
 
 
 class TestMaking:
+    @pytest.mark.parametrize("terabytes", [1, 64])
+    def test_more_than_there_is(self, terabytes):
+        """Refused at once: the kernel would end processes before it said no."""
+        with pytest.raises(MemoryError):
+            shared_empty(terabytes << 40, "u1")
+
     @pytest.mark.parametrize(
         "shape", [(), 0, 5, (5,), [2, 3], (2, 0), np.int64(4)], ids=str
     )
