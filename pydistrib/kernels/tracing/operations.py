@@ -10,7 +10,7 @@ Everything elementwise goes through `elementwise`: it finds the kind of the resu
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -374,7 +374,7 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     if constant is None:
         result = kind_of_call(function, [base, exponent])
     else:
-        result = _kind_of_power(function, base.kind, type(constant), constant)
+        result = _kind_of_power(function, base.kind, _type_name(constant), constant)
     if result is None:
         refuse(f"** of {base.kind.name} and {exponent.kind.name} is not known")
     if result.name in INTEGER_KINDS:
@@ -403,9 +403,14 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     return finish(trace, fast, result, base.length, args, given, result.name)
 
 
+def _type_name(value: Any) -> str:
+    # 2, 2.0 and np.float64(2) are equal, but not of one type.
+    return f"{type(value).__module__}.{type(value).__name__}"
+
+
 @lru_cache(maxsize=1024)
 def _kind_of_power(
-    function: Callable[..., Any], base: Kind, exponent_type: Hashable, exponent: Any
+    function: Callable[..., Any], base: Kind, exponent_type: str, exponent: Any
 ) -> Kind | None:
     """Give a power's kind, which may depend on the exponent: some take a short cut."""
     return kind_of_operands(function, [sample(base), exponent])
