@@ -265,6 +265,10 @@ ROUNDED_1D = {
         + np.where(a > b, a, b) ** 2
         + np.where(b > 1, a, b) ** 3
     ),
+    "root": lambda a, b: a**0.5,
+    "rounded root": lambda a, b: np.rint(a**0.5),
+    "rounded root of a difference": lambda a, b: np.trunc((a * b) ** 0.5 / 9),
+    "rounded to either zero": lambda a, b: np.rint(np.sin(a) * 0.1) + np.ceil(-abs(b) / 99),
     "root of a 0-d array": lambda a, b: np.where(a > b, abs(a), abs(b)) ** 0.5,
     "math.pow": lambda a, b: math.pow(abs(a), 1.5) - b,
     "pow": lambda a, b: pow(a - b, 2) + np.power(abs(a), 0.3),

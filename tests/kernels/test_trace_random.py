@@ -127,17 +127,19 @@ VECTORS = _vector_functions()
 
 
 def points(dtype, shape, seed, wild):
-    """Give points of a type: tame ones, or with everything that floats can be."""
+    """Give points of a type: tame ones, zeros and ones, or all that floats can be."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        low, high = (max(limits.min, -(2**60)), limits.max) if wild else (0, 12)
+        low, high = (max(limits.min, -(2**60)), limits.max) if wild == "wild" else (0, 12)
         return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+    if wild == "zeros":
+        return rng.choice(np.array([0.0, -0.0, 1.0, -1.0, 0.5], dtype), shape)
     values = (rng.normal(size=shape) * 2).round(int(rng.integers(0, 5))).astype(dtype)
-    if wild:
+    if wild == "wild":
         limits = np.finfo(dtype)
         odd = [
             0.0, -0.0, np.nan, np.inf, -np.inf, limits.tiny, -limits.smallest_subnormal,
@@ -183,15 +185,16 @@ def compare(text, x, y):
 
 FLOATS = st.sampled_from(["f8", "f8", "f4"])
 SEEDS = st.integers(0, 10**6)
+WILD = st.sampled_from(["tame", "wild", "zeros"])
 
 
-@given(text=NUMBERS, dtype=FLOATS, other=FLOATS, seed=SEEDS, wild=st.booleans())
+@given(text=NUMBERS, dtype=FLOATS, other=FLOATS, seed=SEEDS, wild=WILD)
 @settings(max_examples=EXAMPLES)
 def test_numbers(text, dtype, other, seed, wild):
     compare(text, points(dtype, 13, seed, wild), points(other, 17, seed + 1, wild))
 
 
-@given(text=VECTORS, dtype=FLOATS, seed=SEEDS, wild=st.booleans())
+@given(text=VECTORS, dtype=FLOATS, seed=SEEDS, wild=WILD)
 @settings(max_examples=EXAMPLES)
 def test_vectors(text, dtype, seed, wild):
     compare(
@@ -203,7 +206,7 @@ def test_vectors(text, dtype, seed, wild):
     text=st.one_of(NUMBERS, VECTORS),
     dtype=st.sampled_from(["i8", "i4", "i2", "i1", "u1", "u2", "u4", "u8", "?"]),
     seed=SEEDS,
-    wild=st.booleans(),
+    wild=WILD,
 )
 @settings(max_examples=EXAMPLES)
 def test_integers(text, dtype, seed, wild):
@@ -215,7 +218,7 @@ def test_integers(text, dtype, seed, wild):
 
 def test_most_random_functions_are_traced():
     ways = {"traced": 0, "called": 0}
-    x, y = points("f8", 13, 1, False), points("f8", 17, 2, False)
+    x, y = points("f8", 13, 1, "tame"), points("f8", 17, 2, "tame")
 
     @given(text=NUMBERS)
     @settings(max_examples=EXAMPLES)

@@ -98,9 +98,13 @@ def _near(g: Graph, a: int, b: int, distance: int) -> int:
 
 
 def _step(g: Graph, op: str, a: int, da: int) -> int:
-    """Give infinity where a step function may be on another step."""
+    """Give infinity where a step function may be on another step, or on another zero."""
     low, high = g.op(op, g.op("SUB", a, da)), g.op(op, g.op("ADD", a, da))
-    return infinite_if(g, g.op("NE", low, high))
+    other = g.op("NE", low, high)
+    if not not_negative(g, a):
+        # Rounded to zero, a negative number gives -0.0.
+        other = g.op("OR", other, g.op("LE", g.op("ABS", a), da))
+    return infinite_if(g, other)
 
 
 def operation(

@@ -33,7 +33,7 @@ from pydistrib.kernels.tracing.kinds import (
     unit,
 )
 from pydistrib.kernels.tracing.refusal import refuse
-from pydistrib.kernels.tracing.signs import zeros_differ
+from pydistrib.kernels.tracing.signs import is_minus_zero, zeros_differ
 from pydistrib.kernels.tracing.symbols import Interval, Symbol, Trace
 
 # Rounded to one of Python's integers, larger values are left to the function itself: what
@@ -396,6 +396,9 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     given: tuple[bounds.Bound, ...] = (arg.bound,)
     if op == "DIV":
         args, given = (trace.graph.const(1.0), arg.node), (None, arg.bound)
+    if op == "SQRT" and not by_array:
+        # The root of -0.0 is -0.0, the power 0.0.
+        trace.guard_any(is_minus_zero(trace.graph, arg.node))
     fast = Operation(function, op, units=units, raises=raises)
     return finish(trace, fast, result, base.length, args, given, result.name)
 

@@ -123,10 +123,17 @@ def zeros_differ(g: Graph, a: int, b: int) -> int | None:
     return g.op("AND", g.op("EQ", a, b), signs)
 
 
+def is_minus_zero(g: Graph, index: int) -> int | None:
+    """Give the node that tells where a node is -0.0, if it can be."""
+    if never_minus_zero(g, index):
+        return None
+    return g.op("EQ", g.op("DIV", g.const(1.0), index), g.const(float("-inf")))
+
+
 def zeros_within(g: Graph, vector: int, extreme: int) -> int | None:
     """Give the node that tells where an extreme is a zero, and -0.0 among the elements."""
-    if never_minus_zero(g, vector):
+    minus_zero = is_minus_zero(g, vector)
+    if minus_zero is None:
         return None
-    reciprocal = g.op("DIV", g.const(1.0), vector)
-    some = g.fold("MAX", g.op("EQ", reciprocal, g.const(float("-inf"))))
+    some = g.fold("MAX", minus_zero)
     return g.op("AND", some, g.op("EQ", extreme, g.const(0.0)))
