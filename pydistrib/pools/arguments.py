@@ -12,7 +12,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    ParamSpec,
     SupportsIndex,
     TypeVar,
 )
@@ -26,7 +25,6 @@ from pydistrib.errors import TimeoutError
 
 T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 
 def whole_number(value: SupportsIndex, name: str, at_least: int) -> int:

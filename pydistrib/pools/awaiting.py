@@ -17,7 +17,6 @@ from collections.abc import (
 from typing import (
     TYPE_CHECKING,
     Any,
-    ParamSpec,
     TypeVar,
 )
 
@@ -28,9 +27,7 @@ from pydistrib.errors import TimeoutError
 if TYPE_CHECKING:
     import asyncio
 
-T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 
 def _set_done(future: asyncio.Future[None]) -> None:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
     Any,
-    ParamSpec,
     TypeVar,
 )
 
@@ -29,9 +28,7 @@ from pydistrib._core import AsyncResult, MapResult, ResultIterator
 if TYPE_CHECKING:
     pass
 
-T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from collections.abc import (
 from typing import (
     TYPE_CHECKING,
     Any,
-    ParamSpec,
     TypeVar,
 )
 
@@ -19,9 +18,7 @@ from pydistrib.pools.engine import Engine
 if TYPE_CHECKING:
     pass
 
-T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 
 class Future(concurrent.futures.Future[R]):

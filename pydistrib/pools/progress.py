@@ -11,7 +11,6 @@ from typing import (
     TYPE_CHECKING,
     Any,
     Generic,
-    ParamSpec,
     Self,
     TypeVar,
 )
@@ -21,9 +20,7 @@ from pydistrib._core import MapResult, ResultIterator
 if TYPE_CHECKING:
     pass
 
-T = TypeVar("T")
 R = TypeVar("R")
-P = ParamSpec("P")
 
 
 def bar_type() -> Any:
