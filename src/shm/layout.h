@@ -149,13 +149,9 @@ void pd_stripe_unlock(pd_table *table, pd_stripe *stripe);
 void pd_stripe_begin(pd_stripe *stripe);
 void pd_stripe_commit(pd_table *table, pd_stripe *stripe);
 
-// Whether what was returned is given back, so that more can be.  If not, the heap is busy,
-// and it will be when the stripe is locked the next time.
-static inline bool
-pd_stripe_ready(const pd_stripe *stripe)
-{
-    return pd_load(&stripe->returned[0]) == 0 && pd_load(&stripe->returned[1]) == 0;
-}
+// Waits until the heap has taken back what a commit returned, so that the next one can
+// return something; needed between two commits under one lock.
+pd_status pd_stripe_settle(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 // A word of the shared header, or of a block at a known offset.
 void pd_stripe_set(pd_table *table, pd_stripe *stripe, pd_word *word, uint64_t value);
@@ -234,6 +230,6 @@ pd_block *pd_slot_value(pd_table *table,
 uint64_t pd_table_hash(uint64_t seed, uint8_t kind, const pd_word *words, size_t size);
 
 // Removes the keys of a locked stripe, but for those that somebody has claimed.
-pd_status pd_stripe_clear(pd_table *table, pd_stripe *stripe);
+pd_status pd_stripe_clear(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 #endif

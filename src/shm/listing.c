@@ -302,7 +302,7 @@ pd_table_clear(pd_table *table, int64_t wait_ns)
         pd_stripe *stripe = &table->shared->stripes[i];
         status = pd_stripe_lock(table, stripe, wait_ns);
         if (status == PD_OK) {
-            status = pd_stripe_clear(table, stripe);
+            status = pd_stripe_clear(table, stripe, wait_ns);
             pd_stripe_unlock(table, stripe);
         }
     }

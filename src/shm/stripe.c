@@ -52,15 +52,12 @@ give_back(pd_table *table, pd_word *parcel, int64_t wait_ns)
     return pd_heap_give(&table->shared->heap, table->segment, where, wait_ns);
 }
 
-static pd_status
-give_all_back(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
+pd_status
+pd_stripe_settle(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
 {
     pd_status status = PD_OK;
     for (unsigned i = 0; status == PD_OK && i < PD_PARCELS; i++) {
-        status = give_back(table, &stripe->granted[i], wait_ns);
-        if (status == PD_OK) {
-            status = give_back(table, &stripe->returned[i], wait_ns);
-        }
+        status = give_back(table, &stripe->returned[i], wait_ns);
     }
     return status;
 }
@@ -83,7 +80,10 @@ pd_stripe_lock(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
         status = repair(table, stripe, wait_ns);
     }
     if (status == PD_OK) {
-        status = give_all_back(table, stripe, wait_ns);
+        status = pd_stripe_settle(table, stripe, wait_ns);
+    }
+    for (unsigned i = 0; status == PD_OK && i < PD_PARCELS; i++) {
+        status = give_back(table, &stripe->granted[i], wait_ns);
     }
     if (status != PD_OK) {
         (void)pd_lock_release(&stripe->lock);
@@ -115,9 +115,7 @@ pd_stripe_commit(pd_table *table, pd_stripe *stripe)
     pd_store(&stripe->sequence, pd_load(&stripe->sequence) + 1);
     PD_CRASH_POINT();
     // What the heap has no time for is done by the next one who takes the stripe's lock.
-    for (unsigned i = 0; i < PD_PARCELS; i++) {
-        (void)give_back(table, &stripe->returned[i], 0);
-    }
+    (void)pd_stripe_settle(table, stripe, 0);
 }
 
 void

@@ -515,7 +515,7 @@ rebuild(pd_table *table, locked *at, int64_t wait_ns)
     pd_stripe_commit(table, stripe);
     at->slots = slots;
     at->mask = slots_wanted - 1;
-    return pd_stripe_ready(stripe) ? PD_OK : PD_ETIMEDOUT;
+    return pd_stripe_settle(table, stripe, wait_ns);
 }
 
 // Takes a slot out of its table, between begin and commit; its value is not its matter.
@@ -543,7 +543,7 @@ erase_slot(pd_table *table, locked *at, pd_slot *slot)
 
 // PD_ECLAIMED if another living thread has claimed the key.
 static pd_status
-check_claim(pd_table *table, locked *at, const pd_key *key)
+check_claim(pd_table *table, locked *at, const pd_key *key, int64_t wait_ns)
 {
     if (pd_load(&at->stripe->claims) == 0) {
         return PD_OK;
@@ -563,7 +563,7 @@ check_claim(pd_table *table, locked *at, const pd_key *key)
     pd_stripe_begin(at->stripe);
     erase_slot(table, at, slot);
     pd_stripe_commit(table, at->stripe);
-    return pd_stripe_ready(at->stripe) ? PD_OK : PD_ETIMEDOUT;
+    return pd_stripe_settle(table, at->stripe, wait_ns);
 }
 
 // The block of a slot's value, NULL if it is inline; PD_ECORRUPT if it makes no sense.
@@ -844,7 +844,7 @@ pd_table_put(pd_table *table,
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         status = put_locked(table, &at, &work, rule, version, wait_ns);
     }
@@ -945,7 +945,7 @@ try_remove(pd_table *table,
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         pd_slot *slot = find(table, at.slots, at.mask, key, NULL);
         status = slot == NULL ? PD_EABSENT : check_rule(slot, rule, version);
@@ -1053,7 +1053,7 @@ pd_table_add(
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         status = add_locked(table, &at, key, type, term, wait_ns);
     }
@@ -1089,7 +1089,7 @@ is_claimed(pd_table *table, locked *at, pd_slot *slot)
 }
 
 pd_status
-pd_stripe_clear(pd_table *table, pd_stripe *stripe)
+pd_stripe_clear(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
 {
     locked at = {.stripe = stripe};
     at.slots = pd_stripe_slots(table, stripe, &at.mask);
@@ -1103,8 +1103,11 @@ pd_stripe_clear(pd_table *table, pd_stripe *stripe)
         bool goes = (meta & 0xff) == PD_SLOT_LIVE && !((meta >> 8) & PD_HIDDEN_KIND);
         if (goes && !(claims && is_claimed(table, &at, &at.slots[i]))) {
             pd_status status = remove_slot(table, &at, &at.slots[i]);
-            if (status != PD_OK || !pd_stripe_ready(stripe)) {
-                return status != PD_OK ? status : PD_ETIMEDOUT;
+            if (status == PD_OK) {
+                status = pd_stripe_settle(table, stripe, wait_ns);
+            }
+            if (status != PD_OK) {
+                return status;
             }
         }
     }
@@ -1125,7 +1128,7 @@ pd_table_claim(pd_table *table, const pd_key *key, int64_t wait_ns)
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);  // ends that of a dead process
+    status = check_claim(table, &at, key, wait_ns);  // ends that of a dead process
     if (status == PD_OK) {
         status = put_locked(table, &at, &work, PD_IF_ABSENT, 0, wait_ns);
         status = status == PD_ECHANGED ? PD_EINVAL : status;

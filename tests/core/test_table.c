@@ -4,16 +4,21 @@
 #endif
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "base/alloc.h"
+#include "base/clock.h"
+#include "shm/layout.h"
 #include "table_case.h"
+#include "thread/sync.h"
 
 #define WAIT_NS 5000000000
 
@@ -404,6 +409,55 @@ threads_meet(void)
     pd_table_destroy(table);
 }
 
+static atomic_bool heap_is_contended, heap_was_held;
+
+// Takes the heap's lock again and again, after pauses in which others get some way or none.
+static void *
+hold_heap(void *arg)
+{
+    pd_table *table = arg;
+    pd_lock *lock = &table->shared->heap.lock;
+    const struct timespec hold = {.tv_nsec = 200000};
+    int64_t pause_ns = 0;
+    while (atomic_load(&heap_is_contended)) {
+        bool died;
+        CHECK(pd_lock_acquire(lock, WAIT_NS, &died) == PD_OK && !died);
+        atomic_store(&heap_was_held, true);
+        nanosleep(&hold, NULL);
+        CHECK(pd_lock_release(lock) == PD_OK);
+        pause_ns = (pause_ns + 7000) % 50000;
+        for (int64_t until = pd_now_ns() + pause_ns; pd_now_ns() < until;) {
+            pd_spin_pause();
+        }
+    }
+    return NULL;
+}
+
+// A heap that is busy for long is waited for, as long as the caller allows.
+static void
+busy_heap(void)
+{
+    pd_table *table;
+    pthread_t thread;
+    CHECK(pd_table_create(0, &table) == PD_OK);
+    atomic_store(&heap_is_contended, true);
+    CHECK(pthread_create(&thread, NULL, hold_heap, table) == 0);
+    while (!atomic_load(&heap_was_held)) {
+        sched_yield();
+    }
+    char name[60];
+    for (int i = 0; i < 100000; i++) {  // tables of slots are made anew many times
+        snprintf(name, sizeof(name), "%d", i);
+        CHECK(put_int(table, name, i) == PD_OK);
+    }
+    CHECK(pd_table_clear(table, WAIT_NS) == PD_OK);
+    CHECK(pd_table_count(table) == 0);
+    atomic_store(&heap_is_contended, false);
+    pthread_join(thread, NULL);
+    CHECK(pd_table_audit(table, WAIT_NS) == PD_OK);
+    pd_table_destroy(table);
+}
+
 static void
 attaching_checks(void)
 {
@@ -485,6 +539,7 @@ main(void)
     RUN(listings_of_large_values);
     RUN(claims);
     RUN(threads_meet);
+    RUN(busy_heap);
     RUN(attaching_checks);
     RUN(memory_runs_out_here);
     return 0;
