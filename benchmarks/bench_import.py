@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def rows(settings: Settings) -> list[Row]:
         words = run.stdout.split()
         seconds.append(float(words[0]))
         threads = max(threads, int(words[1]))
-    timing = Timing.of(seconds)
+    timing = Timing(min(seconds), statistics.median(seconds))
     return [
         Row(
             SUBJECT,

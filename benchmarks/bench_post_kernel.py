@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from timing import Row, Settings, Timing, once, ratio_row, take_turns
+from timing import Row, Settings, ratio_row, take_turns
 
 import pydistrib
 
@@ -50,8 +50,7 @@ def rows(settings: Settings) -> list[Row]:
 
 def _tiny(function: Any, name: str, target_ms: float, note: str) -> Row:
     x = np.random.default_rng(0).normal(size=5)
-    seconds = [once(lambda: pydistrib.kernel(function, x, x)) for _ in range(3000)]
-    timing = Timing.of(seconds)
+    timing = take_turns({"": lambda: pydistrib.kernel(function, x, x)}, 50)[""]
     return Row(
         SUBJECT,
         f"n = m = 5, whole call ({name})",

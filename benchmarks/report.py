@@ -8,13 +8,15 @@ from pathlib import Path
 
 from timing import Row, Timing
 
+TIMES = "Times: minimum / median in ms; `*`: other processes had CPUs all the time."
 HEADER = ("case", "against", "ours", "theirs", "value", "target", "met")
 
 
 def _milliseconds(timing: Timing | None) -> str:
     if timing is None:
         return ""
-    return f"{1e3 * timing.minimum:.4g} / {1e3 * timing.median:.4g}"
+    mark = " *" if timing.disturbed else ""
+    return f"{1e3 * timing.minimum:.4g} / {1e3 * timing.median:.4g}{mark}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
@@ -26,8 +28,14 @@ def _cells(row: Row) -> tuple[str, ...]:
         _milliseconds(row.theirs),
         f"{row.value:.3g} {row.unit}",
         "" if row.target is None else f"{sign} {row.target:g} {row.unit}",
-        {None: "", True: "yes", False: "NO"}[row.met],
+        _met(row),
     )
+
+
+def _met(row: Row) -> str:
+    if row.met is None:
+        return "" if row.target is None else "disturbed"
+    return "yes" if row.met else "NO"
 
 
 def _by_subject(rows: list[Row]) -> dict[str, list[Row]]:
@@ -44,14 +52,15 @@ def as_text(machine: dict[str, str], rows: list[Row]) -> str:
     for subject, group in _by_subject(rows).items():
         table = [HEADER, *map(_cells, group)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines += ["", f"{subject}  (times: minimum / median in ms)"]
+        lines += ["", f"{subject}  (minimum / median in ms; * disturbed)"]
         for cells in table:
             padded = (f"{cell:<{w}}" for cell, w in zip(cells, widths, strict=True))
             lines.append("  ".join(padded).rstrip())
         lines += [f"  {note}" for note in dict.fromkeys(r.note for r in group) if note]
     missed = [row for row in rows if row.met is False]
-    barred = [row for row in rows if row.met is not None]
-    lines += ["", f"{len(barred) - len(missed)} of {len(barred)} targets met"]
+    barred = [row for row in rows if row.target is not None]
+    met = sum(row.met is True for row in rows)
+    lines += ["", f"{met} of {len(barred)} targets met"]
     lines += [f"  missed: {row.subject}: {row.case}, {row.peer}" for row in missed]
     return "\n".join(lines) + "\n"
 
@@ -59,7 +68,14 @@ def as_text(machine: dict[str, str], rows: list[Row]) -> str:
 def as_markdown(machine: dict[str, str], rows: list[Row]) -> str:
     lines = [f"- {name}: {text}" for name, text in machine.items()]
     for subject, group in _by_subject(rows).items():
-        lines += ["", f"### {subject}", "", "Times: minimum / median in ms.", ""]
+        lines += [
+            "",
+            f"### {subject}",
+            "",
+            TIMES,
+            "",
+            "",
+        ]
         lines.append("| " + " | ".join(HEADER) + " |")
         lines.append("|" + " --- |" * len(HEADER))
         lines += ["| " + " | ".join(_cells(row)) + " |" for row in group]
@@ -75,7 +91,7 @@ def plot(rows: list[Row], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    barred = [row for row in rows if row.target and row.value > 0]
+    barred = [row for row in rows if row.met is not None and row.target and row.value > 0]
     if not barred:
         return
     reach = [

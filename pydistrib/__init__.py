@@ -2,14 +2,13 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads and other engines that run Python tasks), `threads` (one thread, locks,
-counters) and `_config` (how many threads).  `_core` is the C extension.  Importing starts
-no thread and imports nothing but NumPy.
+`pools` (threads, processes, a Dask cluster), `processes` (one process), `threads` (one thread, locks, counters), `shared` (state
+in shared memory) and `_config` (how many threads).  `_core` is the C extension.  Importing
+starts no thread and imports nothing but NumPy.
 """
 
 from importlib import import_module as _import_module
-from typing import TYPE_CHECKING as _TYPE_CHECKING
-from typing import Any as _Any
+from typing import TYPE_CHECKING
 
 from pydistrib import _threadpoolctl
 from pydistrib._config import (
@@ -20,6 +19,7 @@ from pydistrib._config import (
     show_config,
 )
 from pydistrib._core import AsyncResult, Counter, MapResult, ResultIterator
+from pydistrib.errors import TimeoutError
 from pydistrib.kernels.metrics import (
     Metric,
     absolute_distance,
@@ -30,8 +30,17 @@ from pydistrib.kernels.metrics import (
 )
 from pydistrib.kernels.pairwise import Explanation, explain, kernel, pairwise
 from pydistrib.kernels.tracing.refusal import NotTraceable
-from pydistrib.pools.protocol import Future, PoolStats, TimeoutError, WorkerStats
+from pydistrib.pools.engine import PoolStats, WorkerStats
+from pydistrib.pools.futures import Future
 from pydistrib.pools.threads import ThreadPool, ThreadPoolExecutor
+from pydistrib.shared import (
+    Manager,
+    SharedArray,
+    SharedDict,
+    SharedLock,
+    share,
+    shared_empty,
+)
 from pydistrib.threads import (
     Barrier,
     BoundedSemaphore,
@@ -44,8 +53,9 @@ from pydistrib.threads import (
     Thread,
 )
 
-if _TYPE_CHECKING:
-    from pydistrib.errors import PoolBroken, WorkerDied
+if TYPE_CHECKING:
+    from pydistrib.pools.broken import PoolBroken, WorkerDied
+    from pydistrib.pools.dask import ClusterError, DaskPool, WorkerLostWarning
     from pydistrib.pools.processes import Pool, ProcessPoolExecutor
     from pydistrib.processes import Process, get_context
 
@@ -55,13 +65,16 @@ __all__ = [
     "AsyncResult",
     "Barrier",
     "BoundedSemaphore",
+    "ClusterError",
     "Condition",
     "Counter",
+    "DaskPool",
     "Event",
     "Explanation",
     "Future",
     "Local",
     "Lock",
+    "Manager",
     "MapResult",
     "Metric",
     "NotTraceable",
@@ -73,11 +86,15 @@ __all__ = [
     "RLock",
     "ResultIterator",
     "Semaphore",
+    "SharedArray",
+    "SharedDict",
+    "SharedLock",
     "Thread",
     "ThreadPool",
     "ThreadPoolExecutor",
     "TimeoutError",
     "WorkerDied",
+    "WorkerLostWarning",
     "WorkerStats",
     "absolute_distance",
     "chebyshev",
@@ -90,31 +107,37 @@ __all__ = [
     "pairwise",
     "rbf",
     "set_num_threads",
+    "share",
+    "shared_empty",
     "show_config",
     "sqeuclidean",
 ]
 
-obey_environment()
-_threadpoolctl.register_when_imported()
-del obey_environment
-
-# Imported when they are first used: they need multiprocessing, which takes its time.
+# Imported when somebody asks for one of them: Dask and multiprocessing take their time.
 _LATER = {
+    "ClusterError": "pydistrib.pools.dask",
+    "DaskPool": "pydistrib.pools.dask",
     "Pool": "pydistrib.pools.processes",
-    "PoolBroken": "pydistrib.errors",
+    "PoolBroken": "pydistrib.pools.broken",
     "Process": "pydistrib.processes",
     "ProcessPoolExecutor": "pydistrib.pools.processes",
-    "WorkerDied": "pydistrib.errors",
+    "WorkerDied": "pydistrib.pools.broken",
+    "WorkerLostWarning": "pydistrib.pools.dask",
     "get_context": "pydistrib.processes",
 }
 
 
-def __getattr__(name: str) -> _Any:
+def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(_import_module(_LATER[name]), name)
-    return value
+    found: object = getattr(_import_module(_LATER[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+obey_environment()
+_threadpoolctl.register_when_imported()
+del obey_environment, TYPE_CHECKING

@@ -41,6 +41,8 @@ MAX_THREADS: Final = 1024
 _process_threads: int | None = None
 # In a thread of a pool: how many threads share the budget.
 _pool_workers: ContextVar[int] = ContextVar("pydistrib_pool_workers", default=1)
+# There, too: the CPUs that a cluster gave to this process, where it does not own them all.
+_pool_cpus: ContextVar[int | None] = ContextVar("pydistrib_pool_cpus", default=None)
 _context_threads: ContextVar[int | None] = ContextVar("pydistrib_num_threads", default=None)
 
 
@@ -202,9 +204,10 @@ def _limited(count: int) -> Iterator[int]:
         _context_threads.reset(token)
 
 
-def enter_pool(workers: int) -> None:
-    """Make the calling thread one of a pool's, for good."""
+def enter_pool(workers: int, cpus: int | None = None) -> None:
+    """Make the calling thread one of a pool's, for good; `cpus` are all the pool has."""
     _pool_workers.set(workers)
+    _pool_cpus.set(cpus)
 
 
 def _threads_and_reason() -> tuple[int, str]:
@@ -230,6 +233,9 @@ def _process_budget() -> tuple[int, str]:
     count = _environment_threads()
     if count is not None:
         return count, "PYDISTRIB_NUM_THREADS"
+    cpus = _pool_cpus.get()
+    if cpus is not None:
+        return cpus, "threads of this worker"
     return _machine_threads(os.getpid()), "CPUs this process may use"
 
 

@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, SupportsIndex, TypeVar, cast
 
-from pydistrib.errors import WorkerDied
+from pydistrib.errors import TimeoutError
 from pydistrib.pools import pickling
+from pydistrib.pools.broken import WorkerDied
 from pydistrib.pools.processes import Pool as _Pool
 from pydistrib.pools.processes import ProcessPoolExecutor as _Executor
 from pydistrib.pools.processes import _describe
-from pydistrib.pools.protocol import TimeoutError
 from pydistrib.pools.worker import _failure
 
 __all__ = ["Context", "Process", "get_context"]

@@ -23,7 +23,7 @@ from threading import (
 from typing import Any, Generic, TypeVar, cast, overload
 
 from pydistrib._core import Counter
-from pydistrib.pools.protocol import TimeoutError
+from pydistrib.errors import TimeoutError
 
 __all__ = [
     "Barrier",

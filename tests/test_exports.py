@@ -19,8 +19,9 @@ def test_all_is_sorted_and_complete():
     assert pydistrib.__all__ == sorted(pydistrib.__all__)
     public = {
         name
-        for name, value in vars(pydistrib).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(pydistrib)
+        if not name.startswith("_")
+        and not isinstance(getattr(pydistrib, name), types.ModuleType)
     }
     assert public == set(pydistrib.__all__)
 
@@ -106,15 +107,3 @@ def test_importing_starts_no_thread(run_python):
         print(count() - before, threading.active_count())
     """
     assert run_python(code) == "0 1"
-
-
-def test_importing_takes_less_than_30_ms(run_python):
-    code = """
-        import time
-        import numpy
-        start = time.process_time()  # others may be busy on this machine
-        import pydistrib
-        print(time.process_time() - start)
-    """
-    run_python(code)  # compiles what has not been compiled yet
-    assert min(float(run_python(code)) for _ in range(7)) < 0.030

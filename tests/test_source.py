@@ -19,7 +19,7 @@ MAY_INCLUDE = {
     "simd": {"base"},
     "pairwise": {"base", "thread", "simd"},
     "expr": {"base", "thread", "simd", "pairwise"},
-    "py": {"base", "thread", "simd", "pairwise", "expr", "shm"},
+    "py": {"base", "thread", "shm", "simd", "pairwise", "expr"},
 }
 
 # The core reports by statuses: it talks to nobody, ends nothing, and knows no Python.
@@ -140,8 +140,13 @@ def test_core_tests_run_all_that_they_define():
         text = path.read_text()
         defined = re.findall(r"^static void\n(\w+)\(void\)\n\{", text, re.M)
         run = set(re.findall(r"RUN\((\w+)\)", text))
-        helpers = {name for name in defined if re.search(rf"(?<!RUN\()\b{name}\(\)", text)}
-        assert set(defined) - helpers == run, path.name
+        # Called, or given by name to a table or to a macro that makes tests of it.
+        helpers = {
+            name
+            for name in defined
+            if re.search(rf"(?<!RUN\()(?<!static void\n)\b{name}\b", text)
+        }
+        assert set(defined) - helpers <= run, path.name
 
 
 def test_every_c_file_is_formatted_by_the_rules_of_lint():

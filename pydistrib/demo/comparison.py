@@ -20,7 +20,11 @@ INSTALL: Final = "pip install 'pydistrib[demo]'"
 
 
 class MissingPackage(Exception):
-    """A package that only the demo needs is not installed; the argument is its name."""
+    """A package that the demo needs is not installed: its name, and what installs it."""
+
+    def __init__(self, name: str, install: str = INSTALL) -> None:
+        super().__init__(name)
+        self.install = install
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,11 @@ class Example:
 
 @dataclass(frozen=True)
 class Row:
-    """The outcome of an example.  Where a package is missing, `missing` names it."""
+    """
+    The outcome of an example.
+
+    Where a package is missing, `missing` names it, and `install` is what installs it.
+    """
 
     example: str
     size: str = ""
@@ -97,6 +105,7 @@ class Row:
     score: Score | None = None
     note: str = ""
     missing: str = ""
+    install: str = ""
 
 
 def run_example(example: Example, setting: Setting, say: Callable[[str], None]) -> Row:
@@ -110,7 +119,7 @@ def run_example(example: Example, setting: Setting, say: Callable[[str], None]) 
     try:
         comparison = example.compare(setting)
     except MissingPackage as missing:
-        return Row(example.title, missing=str(missing))
+        return Row(example.title, missing=str(missing), install=missing.install)
     return _measure(example.title, comparison, say)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import pydistrib
-from pydistrib.demo.comparison import Comparison, Example, Setting
+from pydistrib.demo.comparison import Comparison, Example, MissingPackage, Setting
 from pydistrib.demo.server import file_content
 
 DOWNLOADS: Final = 5
@@ -79,6 +79,28 @@ def count_under_a_lock(library: Any, steps: int) -> int:
     return count
 
 
+def _fill(procnum: int, return_dict: Any, items: int) -> None:
+    for i in range(items):
+        return_dict[procnum, i] = i
+
+
+def fill_by_processes(library: Any, items: int) -> dict[Any, Any]:
+    """Let five processes store so many items each in one dict."""
+    manager = library.Manager()
+    return_dict = manager.dict()
+    jobs = [
+        multiprocessing.Process(target=_fill, args=(procnum, return_dict, items))
+        for procnum in range(5)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    filled: dict[Any, Any] = return_dict.copy()
+    manager.shutdown()
+    return filled
+
+
 def absolute_distance(a: Any, b: Any) -> Any:
     """Give the distance of two numbers."""
     return abs(a - b)
@@ -132,6 +154,33 @@ def kernel_by_callback(
     return matrix.astype(np.float32).round(3)
 
 
+def collect_as_completed(client: Any, as_completed: Any, count: int) -> dict[int, int]:
+    """Submit calls one by one, and collect results in the order in which they are done."""
+    submit = partial(client.submit, _square)
+    return dict(
+        future.result() for future in as_completed([submit(i) for i in range(count)])
+    )
+
+
+def _square(i: int) -> tuple[int, int]:
+    return i, i * i
+
+
+def kernel_by_rows(
+    client: Any, distance: Distance, alpha: NDArray[Any], beta: NDArray[Any]
+) -> NDArray[Any]:
+    """Scatter the columns' points, submit a task for each row, and gather the rows."""
+    scattered = client.scatter(beta)
+    futures = [
+        client.submit(_kernel_row, i, point, scattered, distance)
+        for i, point in enumerate(alpha)
+    ]
+    matrix = np.zeros((len(alpha), len(beta)))
+    for i, row in client.gather(futures):
+        matrix[i] = row
+    return matrix.astype(np.float32).round(3)
+
+
 def same_bits(a: NDArray[Any], b: NDArray[Any]) -> bool:
     """Tell whether two arrays are of one type and shape and equal in every bit."""
     return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
@@ -162,6 +211,17 @@ def _compare_counters(setting: Setting) -> Comparison:
         original=lambda: count_under_a_lock(threading, steps),
         ours=lambda: count_under_a_lock(pydistrib, steps),
         same=lambda a, b: bool(a == b == 5 * steps),
+    )
+
+
+def _compare_dicts(items: int, setting: Setting) -> Comparison:
+    items = items // 10 if setting.quick and items > 10 else items
+    return Comparison(
+        size=f"5 x {items:,}",
+        original_name="Manager().dict()",
+        original=lambda: fill_by_processes(multiprocessing, items),
+        ours=lambda: fill_by_processes(pydistrib, items),
+        same=lambda a, b: a == b and len(b) == 5 * items,
     )
 
 
@@ -233,6 +293,64 @@ def _compare_callbacks(setting: Setting) -> Comparison:
     )
 
 
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise MissingPackage("Dask", "pip install 'pydistrib[dask]'") from None
+    return distributed
+
+
+def _compare_as_completed(setting: Setting) -> Comparison:
+    distributed = _distributed()
+    count = 200 if setting.quick else 1000
+
+    def original() -> dict[int, int]:
+        with distributed.Client(**_DASK) as client:
+            return collect_as_completed(client, distributed.as_completed, count)
+
+    def ours() -> dict[int, int]:
+        with pydistrib.DaskPool(**_DASK) as pool:
+            return collect_as_completed(pool, pool.as_completed, count)
+
+    return Comparison(
+        size=f"{count:,} calls",
+        original_name="dask.distributed",
+        original=original,
+        ours=ours,
+        same=lambda a, b: a == b,
+        repeats=1 if setting.quick else 3,
+    )
+
+
+def _compare_dask_kernels(setting: Setting) -> Comparison:
+    distributed = _distributed()
+    alpha, beta = _numbers(300 if setting.quick else 1000)
+
+    def on(client: Any) -> NDArray[Any]:
+        with client:
+            return kernel_by_rows(client, absolute_distance, alpha, beta)
+
+    def kernel() -> NDArray[Any]:
+        with pydistrib.DaskPool(**_DASK) as pool:
+            return pydistrib.kernel(absolute_distance, alpha, beta, pool=pool)
+
+    return Comparison(
+        size=f"{len(alpha)} x {len(beta)}",
+        original_name="dask.distributed",
+        original=lambda: on(distributed.Client(**_DASK)),
+        ours=lambda: on(pydistrib.DaskPool(**_DASK)),
+        same=same_bits,
+        repeats=1 if setting.quick else 3,
+        note=lambda: "a cluster is started in every call, on both sides",
+        peer_name="pydistrib.kernel(pool=)",
+        peer=kernel,
+    )
+
+
+# The post's kind of cluster; a dashboard on a free port.
+_DASK: Final = {"processes": False, "dashboard_address": "localhost:0"}
+
 EXAMPLES: Final = (
     Example(
         "downloads on a Thread each",
@@ -250,8 +368,20 @@ EXAMPLES: Final = (
         needs=("ThreadPool",),
     ),
     Example("counter under a Lock", _compare_counters, needs=("Thread", "Lock")),
+    Example(
+        "dict filled by processes, an item each",
+        partial(_compare_dicts, 1),
+        needs=("Manager",),
+    ),
+    Example(
+        "dict filled by processes, many items",
+        partial(_compare_dicts, 2000),
+        needs=("Manager",),
+    ),
     Example("kernel of a Python function", _compare_functions),
     Example("kernel of a built-in metric", _compare_metrics),
     Example("kernel of a function of rows", _compare_points),
     Example("kernel by apply_async", _compare_callbacks, needs=("ThreadPool",)),
+    Example("Dask: submit, as_completed", _compare_as_completed, needs=("DaskPool",)),
+    Example("Dask: kernel by rows", _compare_dask_kernels, needs=("DaskPool",)),
 )

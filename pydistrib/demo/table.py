@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, TextIO
 
-from pydistrib.demo.comparison import INSTALL, Row
+from pydistrib.demo.comparison import Row
 
 _HEADER: Final = ("size", "original", "seconds", "pydistrib", "ratio", "same answer")
 _RIGHT: Final = (3, 4, 5)
@@ -71,7 +71,7 @@ def as_text(sections: Mapping[str, Sequence[Row]]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     if row.missing:
-        return row.example, f"needs {row.missing}: {INSTALL}"
+        return row.example, f"needs {row.missing}: {row.install}"
     assert row.ratio is not None
     return (
         row.example,

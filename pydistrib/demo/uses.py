@@ -7,6 +7,7 @@ other half of the file says what it is compared with and how good the answer is.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from itertools import product
 from typing import Any, Final, NamedTuple
@@ -227,7 +228,7 @@ def _compare_densities(setting: Setting) -> Comparison:
         raise MissingPackage("scipy") from error
     earliest, latest = USUAL_MINUTES
     usual = (delays >= earliest) & (delays <= latest)
-    normal = -0.5 * np.log(2 * np.pi * np.e * delays[usual].var())
+    normal = -0.5 * math.log(2 * math.pi * math.e * float(delays[usual].var()))
     return Comparison(
         size=f"{len(delays):,} x {len(np.unique(delays))}",
         original_name="SciPy",

@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pydistrib import _core
 
+# Pairs in doubt: rows of (row, col), and of rectangles (row, col, rows, cols).
+Doubts = tuple[NDArray[np.intp], NDArray[np.intp]]
+
 # bool, signed, unsigned and floating: what counts as a real number.
 _REAL_KINDS = "biuf"
 

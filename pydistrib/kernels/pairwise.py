@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from pydistrib import _core
-from pydistrib._config import resolve_workers, whole_number
+from pydistrib._config import resolve_workers, thread_count, whole_number
 from pydistrib.kernels.arrays import (
+    Doubts,
     as_native,
     as_points,
     check_pair,
@@ -29,9 +30,11 @@ from pydistrib.kernels.arrays import (
     result_dtype,
 )
 from pydistrib.kernels.metrics import Metric, metric_named
+from pydistrib.kernels.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydistrib.kernels.trace import Traced
+from pydistrib.pools.protocol import PoolBase
 
 Trace = Literal["auto", "require", "never"]
 DistanceFunction = Callable[[Any, Any], Any]
@@ -69,9 +72,10 @@ class Explanation:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A producer, and the function that settles its doubts."""
+    """A producer, how a worker makes it, and the function that settles its doubts."""
 
     producer: _core.Producer
+    recipe: Recipe
     explanation: Explanation
     function: DistanceFunction | None = None
     traced: Traced | None = None
@@ -98,7 +102,8 @@ def _plan(
         function = metric_named(function)
     if isinstance(function, Metric):
         producer = function.producer(*as_native(x, y), params)
-        return _Plan(producer, Explanation("metric", function.formula))
+        recipe = Recipe("metric", function.name, params)
+        return _Plan(producer, recipe, Explanation("metric", function.formula))
     if not callable(function):
         raise TypeError(
             f"{argument} must be a function of two points, a metric or a metric's name, "
@@ -128,23 +133,79 @@ def _plan_function(
         else:
             return _Plan(
                 traced.producer,
+                Recipe("traced", traced.program),
                 Explanation("traced", "verified against the function"),
                 function,
                 traced,
             )
     producer = _core.callable_producer(function, x, y)
-    return _Plan(producer, Explanation("called", reason), function)
+    recipe = Recipe("called", function)
+    return _Plan(producer, recipe, Explanation("called", reason), function)
 
 
-def _store(
+@dataclass(frozen=True)
+class _Wish:
+    """What the caller wants: the result's type, rounding and place, and who computes."""
+
+    dtype: np.dtype[Any]
+    decimals: int | None
+    out: NDArray[Any] | None
+    workers: int | None
+    pool: PoolBase | None
+
+
+def _check_wish(
+    wish: _Wish, x: NDArray[Any], y: NDArray[Any], names: tuple[str, str]
+) -> None:
+    if wish.out is not None:
+        inputs = dict(zip(names, (x, y), strict=True))
+        result_array(wish.out, (len(x), len(y)), wish.dtype, inputs)
+    if wish.pool is None:
+        return
+    if not isinstance(wish.pool, PoolBase):
+        raise TypeError(
+            "pool must be a pool of pydistrib, such as ThreadPool or DaskPool, or None, "
+            f"not {type(wish.pool).__name__}"
+        )
+    wish.pool._check_running()
+
+
+def _compute(plan: _Plan, x: NDArray[Any], y: NDArray[Any], wish: _Wish) -> NDArray[Any]:
+    """Compute the matrix: on the pool if there is one and the work is worth it."""
+    done = None
+    if wish.pool is not None:
+        from pydistrib.kernels.distributed import compute_on
+
+        done = compute_on(
+            wish.pool,
+            plan.recipe,
+            x,
+            y,
+            wish.out,
+            wish.dtype,
+            wish.decimals,
+            wish.workers,
+        )
+    if done is not None:
+        result, doubts = done
+    else:
+        shape = (len(x), len(y))
+        result = result_array(wish.out, shape, wish.dtype, {})
+        workers = resolve_workers(wish.workers)
+        doubts = _core.store(plan.producer, result, wish.decimals, workers)
+    _settle(plan, x, y, result, wish.decimals, doubts)
+    return result
+
+
+def _settle(
     plan: _Plan,
     x: NDArray[Any],
     y: NDArray[Any],
     out: NDArray[Any],
     decimals: int | None,
-    workers: int,
+    doubts: Doubts | None,
 ) -> None:
-    doubts = _core.store(plan.producer, out, decimals, workers)
+    """Ask the function for the pairs in doubt."""
     if doubts is None:
         return
     assert plan.function is not None, "only traced functions doubt"
@@ -201,6 +262,7 @@ def kernel(
     decimals: SupportsIndex | None = 3,
     out: NDArray[Any] | None = None,
     workers: SupportsIndex | None = None,
+    pool: PoolBase | None = None,
     trace: Trace = "auto",
 ) -> NDArray[Any]:
     """
@@ -236,7 +298,9 @@ def kernel(
         After an exception its content is undefined.
     workers : int, optional
         Number of threads, at least 1, the calling one included.  By default
-        `num_threads`.
+        `num_threads`.  With `pool` the threads of a tile.
+    pool : ThreadPool, DaskPool or another pool, optional
+        Computes the matrix in tiles on the workers of a pool; the bits are the same.
     trace : {'auto', 'require', 'never'}, optional
         Whether a Python function is traced: if possible, or else raising `NotTraceable`,
         or not at all.
@@ -274,9 +338,19 @@ def kernel(
     verify the trace, and on pairs in doubt; NumPy's floating-point warnings are not shown
     then.
 
+    Traced are functions of arithmetic, comparisons and branches, loops over up to 256
+    features, the elementary functions and reductions of NumPy and `math`, and whatever else
+    of Python comes down to these: helper functions, closures, methods, constant arrays,
+    lists and dicts.  They must depend on nothing but their arguments and change nothing; a
+    function for which that is not certain is called.  The constants are those of the call.
+
     Without rounding (``decimals=None`` and float64) a traced function's value may differ
     from the loop's by the few units in the last place by which NumPy's own functions differ
     between one element and many, and BLAS sums between two orders.
+
+    With `pool` a tile is at least 100 ms of work; what is less than two tiles is computed
+    here.  A traced function is sent as its program, and asked here for pairs in doubt.  A
+    function that is called is called by the workers, more than once for some pairs.
 
     Time is O(n m d); memory is the result and less than 16 MB.  NaN and infinities follow
     IEEE arithmetic.  n or m of 0 gives an empty matrix.
@@ -291,14 +365,13 @@ def kernel(
     """
     x, y = as_points(alpha, "alpha"), as_points(beta, "beta")
     check_pair(x, y, "alpha", "beta")
-    count = resolve_workers(workers)
+    count = None if workers is None else thread_count(workers, "workers")
     places = _check_decimals(decimals)
     wanted = result_dtype(dtype, np.dtype(np.float64))
-    shape = (x.shape[0], y.shape[0])
-    result = result_array(out, shape, wanted, {"alpha": x, "beta": y})
+    wish = _Wish(wanted, places, out, count, pool)
+    _check_wish(wish, x, y, ("alpha", "beta"))
     plan = _plan(distance_function, x, y, trace, {}, "distance_function")
-    _store(plan, x, y, result, places, count)
-    return result
+    return _compute(plan, x, y, wish)
 
 
 def pairwise(
@@ -309,6 +382,7 @@ def pairwise(
     dtype: DTypeLike | None = None,
     out: NDArray[Any] | None = None,
     workers: SupportsIndex | None = None,
+    pool: PoolBase | None = None,
     trace: Trace = "auto",
     **params: Any,
 ) -> NDArray[Any]:
@@ -337,7 +411,9 @@ def pairwise(
         After an exception its content is undefined.
     workers : int, optional
         Number of threads, at least 1, the calling one included.  By default
-        `num_threads`.
+        `num_threads`.  With `pool` the threads of a tile.
+    pool : ThreadPool, DaskPool or another pool, optional
+        Computes the matrix in tiles on the workers of a pool; the bits are the same.
     trace : {'auto', 'require', 'never'}, optional
         As for `kernel`.
     **params
@@ -385,14 +461,13 @@ def pairwise(
     a = as_points(x, "x")
     b = a if y is None else as_points(y, "y")
     check_pair(a, b, "x", "y")
-    count = resolve_workers(workers)
+    count = None if workers is None else thread_count(workers, "workers")
     single = a.dtype == b.dtype == np.float32
     wanted = result_dtype(dtype, np.dtype(np.float32 if single else np.float64))
-    shape = (a.shape[0], b.shape[0])
-    result = result_array(out, shape, wanted, {"x": a, "y": b})
+    wish = _Wish(wanted, None, out, count, pool)
+    _check_wish(wish, a, b, ("x", "y"))
     plan = _plan(metric, a, b, trace, params, "metric")
-    _store(plan, a, b, result, None, count)
-    return result
+    return _compute(plan, a, b, wish)
 
 
 def explain(

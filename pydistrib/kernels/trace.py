@@ -120,9 +120,10 @@ def trace_pairs(
     try:
         strict = _check_points(x, y)
         copy = Sandbox().admit(function)
-        graph, value, doubt = _trace_twice(copy, x, y)
+        trace, value, doubt = _trace_twice(copy, x, y)
+        graph = trace.graph
         if strict:
-            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, value))
+            doubt = bounds.plus(graph, doubt, _not_finite_within(graph, trace.computed))
         return _compile(function, x, y, graph, value, doubt)
     except Refusal as refusal:
         raise NotTraceable(str(refusal)) from None
@@ -146,11 +147,19 @@ def _compile(
         # The same bits from the metric's loop, which for float32 works on floats.
         producer = _core.metric_producer("cityblock", *native, 0.0)
     else:
-        producer = _core.expr_producer(program.words, program.functions, *native)
+        producer = _producer(program, *native)
     traced = Traced(producer, program, graph, value)
     with np.errstate(all="ignore"):
         _verify(traced, function, (x, y), native)
     return traced
+
+
+def _producer(program: Program, x: NDArray[Any], y: NDArray[Any]) -> _core.Producer:
+    try:
+        return _core.expr_producer(program.words, program.functions, x, y)
+    except ValueError as error:
+        # This NumPy has no loop for a function, or the tracer is wrong: no harm is done.
+        refuse(f"its program does not run: {error}")
 
 
 def _absolute_difference(graph: Graph, dtype: np.dtype[Any]) -> int:
@@ -196,15 +205,17 @@ def _warnings_are_errors() -> bool:
 
 # Operations that warn of nothing.
 _SILENT: Final = frozenset(
-    ("x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN")
-    + ("ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE")
-)
+    [
+        "x", "y", "const", "vector", "COPY", "NEG", "ABS", "WHERE", "FMIN", "FMAX", "ISNAN",
+        "ISFINITE", "NOT", "AND", "OR", "LT", "LE", "EQ", "NE",
+    ]
+)  # fmt: skip
 
 
-def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
-    """Give the node that is infinite where an operation, in between too, is not finite."""
+def _not_finite_within(graph: Graph, computed: set[int]) -> bounds.Bound:
+    """Give the node that is infinite where an operation, used or not, is not finite."""
     trouble = None
-    for index in reachable(graph.nodes, [value]):
+    for index in reachable(graph.nodes, list(computed)):
         if graph.nodes[index].op in _SILENT:
             continue
         bad = graph.op("NOT", graph.op("ISFINITE", index))
@@ -221,14 +232,14 @@ def _not_finite_within(graph: Graph, value: int) -> bounds.Bound:
 
 def _trace_twice(
     copy: Callable[..., Any], x: NDArray[Any], y: NDArray[Any]
-) -> tuple[Graph, int, int | None]:
+) -> tuple[Trace, int, int | None]:
     trace = Trace(x, y)
     sides = [_points_symbol(trace, "x", x), _points_symbol(trace, "y", y)]
     first = _follow(trace, copy, *sides)
     if _follow(trace, copy, *sides) != first:
         refuse("it is another function each time it is called")
     value, doubt = first
-    return trace.graph, value, doubt
+    return trace, value, doubt
 
 
 def _points_symbol(trace: Trace, side: str, points: NDArray[Any]) -> Symbol:
@@ -365,7 +376,7 @@ def _all_pairs(rows: int, cols: int) -> tuple[NDArray[np.intp], NDArray[np.intp]
 def _run(program: Program, x: NDArray[Any], y: NDArray[Any]) -> NDArray[np.float64]:
     """Give what a program computes for all pairs, in one row, as it is."""
     values = np.empty((len(x), len(y)))
-    producer = _core.expr_producer(program.words, program.functions, x, y)
+    producer = _producer(program, x, y)
     _core.store(producer, values, None, 1)
     return values.ravel()
 

@@ -46,20 +46,15 @@ import numpy as np
 
 from pydistrib import _config
 from pydistrib._core import AsyncResult, Board, MapResult, Piece, ResultIterator
-from pydistrib.errors import PoolBroken, WorkerDied
+from pydistrib.errors import TimeoutError
 from pydistrib.pools import nursery as nurseries
 from pydistrib.pools import pickling
 from pydistrib.pools import worker as protocol
-from pydistrib.pools.protocol import (
-    Engine,
-    PoolBase,
-    PoolExecutor,
-    PoolStats,
-    TimeoutError,
-    WorkerStats,
-    _Retrying,
-    submit_to,
-)
+from pydistrib.pools.arguments import Retrying
+from pydistrib.pools.broken import PoolBroken, WorkerDied
+from pydistrib.pools.engine import Engine, PoolStats, WorkerStats
+from pydistrib.pools.futures import submit_to
+from pydistrib.pools.protocol import PoolBase, PoolExecutor
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -126,7 +121,7 @@ class _Task:
 
 
 def _describe(func: Any) -> str:
-    if isinstance(func, _Retrying):
+    if isinstance(func, Retrying):
         func = func.func
     name = getattr(func, "__qualname__", None)
     if isinstance(name, str):
@@ -218,7 +213,7 @@ class _Map(Iterator["_Task"]):
         except Exception as error:
             self.result._settle(False, error)
             return
-        retries = func.retries if isinstance(func, _Retrying) else 0
+        retries = func.retries if isinstance(func, Retrying) else 0
         several = protocol.STARS if star else protocol.ITEMS
         for start in range(0, self.result.total, size):
             if self.cancelled:
@@ -352,7 +347,7 @@ class _Feeder:
             if self.function is None:
                 self.function = self.engine.function(self.func, self.seen)
             task.function = self.function
-            if isinstance(self.func, _Retrying):
+            if isinstance(self.func, Retrying):
                 task.retries = self.func.retries
             self.engine.pickle(task, what, self.seen)
         except Exception as error:
@@ -658,7 +653,7 @@ class ProcessEngine(Engine):
         func, args, kwargs = taken
         task.source = (func, (args, kwargs))
         try:
-            if type(func) is _Retrying:
+            if type(func) is Retrying:
                 task.retries = func.retries
             task.function = self.function(func, None)
             self.pickle(task, (args, kwargs), None)

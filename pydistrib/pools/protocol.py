@@ -18,12 +18,8 @@ thread has the outcome.
 
 from __future__ import annotations
 
-import abc
 import concurrent.futures
-import contextlib
 import functools
-import itertools
-import multiprocessing
 import operator
 import queue
 import threading
@@ -31,576 +27,52 @@ import time
 import warnings
 import weakref
 from collections.abc import (
-    AsyncIterator,
     Callable,
-    Generator,
     Iterable,
     Iterator,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass
 from types import TracebackType
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
-    Generic,
     ParamSpec,
     Self,
-    SupportsIndex,
     TypeVar,
 )
 
 import numpy as np
 
-from pydistrib import _core
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator
+from pydistrib.errors import TimeoutError
+from pydistrib.pools import awaiting
+from pydistrib.pools.arguments import (
+    as_items,
+    check_out,
+    time_limit,
+    whole_number,
+    with_retries,
+)
+from pydistrib.pools.engine import Engine, PoolStats
+from pydistrib.pools.futures import Future, submit_to
+from pydistrib.pools.progress import ProgressIterator, bar_type, show_progress
 
 if TYPE_CHECKING:
-    import asyncio
+    pass
 
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-TimeoutError = multiprocessing.TimeoutError
 
 # The values of a pool's state, as in multiprocessing.pool.
 RUN: Final = "RUN"
 CLOSE: Final = "CLOSE"
 TERMINATE: Final = "TERMINATE"
 
-
-# --------------------------------------------------------------------------------------
-# asyncio, which is imported by those who use it
-# --------------------------------------------------------------------------------------
-
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _wake(loop: asyncio.AbstractEventLoop, future: asyncio.Future[None]) -> None:
-    # A RuntimeError says that the loop was closed: nobody waits any more.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(_set_done, future)
-
-
-def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    done = loop.create_future()
-    result._then(functools.partial(_wake, loop, done))
-    try:
-        yield from done
-    except asyncio.CancelledError:
-        result.cancel()
-        raise
-    return result.get()
-
-
-async def _anext(iterator: ResultIterator[R]) -> R:
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    while True:
-        news = loop.create_future()
-        if not iterator._listen(functools.partial(_wake, loop, news)):
-            break
-        await news
-    try:
-        return iterator.next(0)
-    except StopIteration:
-        raise StopAsyncIteration from None
-
-
-def _report(error: BaseException) -> None:
-    """Tell of an error in a callback as the standard library's threads do."""
-    thread = threading.current_thread()
-    threading.excepthook(
-        threading.ExceptHookArgs((type(error), error, error.__traceback__, thread))
-    )
-
-
-_core._set_pool_hooks(
-    TimeoutError, concurrent.futures.CancelledError, _await, _anext, _report
-)
-
-
-# --------------------------------------------------------------------------------------
-# Arguments
-# --------------------------------------------------------------------------------------
-
-
-def _whole_number(value: SupportsIndex, name: str, at_least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a whole number of at least {at_least}, "
-            f"not {type(value).__name__}"
-        ) from None
-    if number < at_least:
-        raise ValueError(f"{name} must be at least {at_least}, not {number}")
-    return min(number, 1 << 40)  # more than anybody has; keeps sums within 64 bits
-
-
-def _time_limit(value: float | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"timeout must be a number of seconds or None, not {type(value).__name__}"
-        ) from None
-    if not seconds > 0:
-        raise ValueError(f"timeout must be more than 0 seconds, not {value!r}")
-    return min(seconds, threading.TIMEOUT_MAX)
-
-
-def _check_callable(func: object, name: str = "func") -> None:
-    if not callable(func):
-        raise TypeError(f"{name} must be callable, not {type(func).__name__}")
-
-
-class _Retrying(Generic[R]):
-    """A function that is called again when it fails; it can be pickled if `func` can."""
-
-    def __init__(self, func: Callable[..., R], retries: int) -> None:
-        self.func = func
-        self.retries = retries
-
-    def __call__(self, *args: Any, **kwargs: Any) -> R:
-        for _ in range(self.retries):
-            try:
-                return self.func(*args, **kwargs)
-            except TimeoutError:
-                raise  # the time limit is one for all attempts
-            except Exception:
-                continue
-        return self.func(*args, **kwargs)
-
-
-def _with_retries(func: Callable[..., R], retries: int) -> Callable[..., R]:
-    _check_callable(func)
-    count = _whole_number(retries, "retries", 0)
-    return _Retrying(func, count) if count else func
-
-
-def _as_items(iterable: Iterable[T]) -> tuple[T, ...] | np.ndarray[Any, Any]:
-    """Take a snapshot of the items; an array stays, and is handed out row by row."""
-    if isinstance(iterable, np.ndarray):
-        if iterable.ndim == 0:
-            raise TypeError("iterable must have rows, but is a 0-dimensional array")
-        return iterable
-    return tuple(iterable)
-
-
-def _check_out(out: object, count: int) -> None:
-    if not isinstance(out, np.ndarray):
-        raise TypeError(f"out must be an ndarray, not {type(out).__name__}")
-    if out.ndim == 0 or len(out) != count:
-        raise ValueError(
-            f"out must have one row for each of the {count} items, but its shape is "
-            f"{out.shape}"
-        )
-    if not out.flags.writeable:
-        raise ValueError("out must be writeable")
-
-
-# --------------------------------------------------------------------------------------
-# Progress
-# --------------------------------------------------------------------------------------
-
-
-def _bar_type() -> Any:
-    """Give tqdm's bar, the terminal's or the notebook's, as the case may be."""
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError(
-            "progress=True needs tqdm: pip install tqdm, or 'pydistrib[progress]'"
-        ) from None
-    return tqdm
-
-
-def _follow(result: MapResult[Any], bar: Any) -> None:
-    with bar:
-        while not result.ready():
-            result.wait(0.1)
-            bar.update(result.completed - bar.n)
-        if result.successful():
-            bar.update(result.total - bar.n)
-
-
-def _show_progress(result: MapResult[Any], bar: Any) -> threading.Thread:
-    thread = threading.Thread(
-        target=_follow, args=(result, bar), name="pydistrib-progress", daemon=True
-    )
-    thread.start()
-    return thread
-
-
-class ProgressIterator(Generic[R]):
-    """A `ResultIterator` that moves a bar for every result that is taken."""
-
-    def __init__(self, results: ResultIterator[R], bar: Any) -> None:
-        self._results = results
-        self._bar = bar
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> R:
-        return self.next()
-
-    def next(self, timeout: float | None = None) -> R:
-        """Return the next result, as `ResultIterator.next`."""
-        return self._moving(lambda: self._results.next(timeout))
-
-    def _moving(self, take: Callable[[], R]) -> R:
-        try:
-            result = take()
-        except StopIteration:
-            self._bar.close()
-            raise
-        self._bar.update()
-        return result
-
-    def __aiter__(self) -> AsyncIterator[R]:
-        return self
-
-    async def __anext__(self) -> R:
-        try:
-            result = await self._results.__anext__()
-        except StopAsyncIteration:
-            self._bar.close()
-            raise
-        self._bar.update()
-        return result
-
-    def close(self) -> None:
-        """Cancel the rest and close the bar."""
-        self._results.close()
-        self._bar.close()
-
-
-# --------------------------------------------------------------------------------------
-# Engines
-# --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WorkerStats:
-    """
-    What one worker of a pool has done; times in seconds.
-
-    Parameters
-    ----------
-    name : str
-        Of its thread or process.
-    tasks : int
-        Tasks that it has run.
-    queue_wait : float
-        How long, on average, what it took off the queue had been waiting there.
-    run_time : float
-        Time inside tasks, in all.
-    gil_wait : float
-        Time it waited for Python's lock before it could begin a task, in all.
-    cpu_time : float or None
-        CPU time that the worker used, where the system tells.
-    gil_share : float or None
-        The share of its run time that it computed rather than waited, at most 1: for
-        tasks in pure Python, the share of the time that it held Python's lock.
-    """
-
-    name: str
-    tasks: int
-    queue_wait: float
-    run_time: float
-    gil_wait: float
-    cpu_time: float | None
-    gil_share: float | None
-
-
-@dataclass(frozen=True)
-class PoolStats:
-    """
-    What a pool has done so far.
-
-    Parameters
-    ----------
-    tasks : int
-        Tasks that have been run.
-    queued : int
-        Tasks that wait; a map counts as one.
-    workers : tuple of WorkerStats
-        The workers there are now; a pool starts them when they are needed.
-    """
-
-    tasks: int
-    queued: int
-    workers: tuple[WorkerStats, ...]
-
-
-def run_chunk(func: Callable[..., R], chunk: Iterable[Any], star: bool) -> list[R]:
-    """Call `func` on each item of `chunk`: what engines run for a piece of a map."""
-    return list(itertools.starmap(func, chunk) if star else map(func, chunk))
-
-
-class Engine(abc.ABC):
-    """
-    What runs the tasks of a pool.
-
-    An engine has to define `start`, `close`, `terminate` and `join`.  It takes a call by
-    ``call._begin()``, which gives (function, args, kwargs), or None if the call was
-    cancelled, and gives its outcome by ``call._settle(True, value)`` or
-    ``call._settle(False, exception)``, from any thread.
-
-    Attributes
-    ----------
-    workers : int
-        How many tasks it runs at a time.
-    """
-
-    workers: int
-
-    @abc.abstractmethod
-    def start(self, call: AsyncResult[Any]) -> None:
-        """Run `call` some time; ``call._timeout`` is its time limit or None."""
-
-    @abc.abstractmethod
-    def close(self) -> None:
-        """Take no more tasks; the workers end when all are done."""
-
-    @abc.abstractmethod
-    def terminate(self) -> None:
-        """End; tasks that have not begun fail with `CancelledError`."""
-
-    @abc.abstractmethod
-    def join(self) -> None:
-        """Wait until all workers have ended."""
-
-    @abc.abstractmethod
-    def stats(self) -> PoolStats:
-        """Tell what has been done so far."""
-
-    def default_chunk(self, count: int) -> int:
-        """Say how many of `count` items make a task: the standard library's rule."""
-        return max(1, -(-count // (4 * self.workers)))
-
-    def start_map(self, result: MapResult[Any], timeout: float | None = None) -> None:
-        """Run a map: here as one call for each chunk, or each item with a `timeout`."""
-        begun = result._begin()
-        if begun is None:
-            return
-        func, items, _ = begun
-        size = 1 if timeout is not None else result._chunk
-        for start in range(0, result.total, size):
-            chunk = items[start : start + size]
-            call: AsyncResult[list[Any]] = AsyncResult(
-                run_chunk,
-                (func, chunk, result._star),
-                None,
-                None,
-                None,
-                None,
-                None,
-                timeout,
-            )
-            call._then(functools.partial(_give_part, result, start, len(chunk), call))
-            try:
-                self.start(call)
-            except Exception as error:
-                call._settle(False, error)
-
-    def start_stream(
-        self, stream: ResultIterator[Any], timeout: float | None = None
-    ) -> None:
-        """Run a stream: here by a thread that advances the input, one call a unit."""
-        feeder = _Feeder(self, stream, timeout)
-        threading.Thread(target=feeder.run, name="pydistrib-imap", daemon=True).start()
-
-
-def _give_part(
-    result: MapResult[Any], start: int, count: int, call: AsyncResult[list[Any]]
-) -> None:
-    try:
-        values = call.get()
-    except BaseException as error:
-        result._part(start, count, False, error)
-    else:
-        result._part(start, count, True, values)
-
-
-class _Feeder:
-    """Feeds a stream from Python; it keeps no stream alive that its user has dropped."""
-
-    def __init__(
-        self, engine: Engine, stream: ResultIterator[Any], timeout: float | None
-    ) -> None:
-        self.engine = engine
-        self.timeout = timeout
-        self.chunk, self.star = stream._chunk, stream._star
-        limit = stream._limit
-        self.room = threading.Semaphore(limit) if limit else None
-        self.func, self.input = stream._source(self._taken)
-        self.stream = weakref.ref(stream, lambda _: self._taken())
-
-    def _taken(self) -> None:
-        if self.room is not None:
-            self.room.release()
-
-    def _next_unit(self) -> list[Any]:
-        return list(itertools.islice(self.input, self.chunk))
-
-    def run(self) -> None:
-        index = 0
-        error: BaseException | None = None
-        while error is None and self._wanted():
-            try:
-                unit = self._next_unit()
-                if not unit:
-                    break
-                self._start(index, unit)
-            except BaseException as raised:
-                error = raised
-            else:
-                index += 1
-        stream = self.stream()
-        if stream is not None and error is not None:
-            stream._deliver(index, False, error)
-            index += 1
-        if stream is not None:
-            stream._end(index)
-
-    def _wanted(self) -> bool:
-        if self.room is not None:
-            self.room.acquire()
-        stream = self.stream()
-        return stream is not None and not stream._closed
-
-    def _start(self, index: int, unit: list[Any]) -> None:
-        stream = self.stream()
-        call: AsyncResult[list[Any]] = AsyncResult(
-            run_chunk,
-            (self.func, unit, self.star),
-            None,
-            None,
-            None,
-            None,
-            None,
-            self.timeout,
-        )
-        self.engine.start(call)
-        if stream is not None:
-            call._then(functools.partial(_give_unit, stream, index, self.chunk, call))
-
-
-def _give_unit(
-    stream: ResultIterator[Any], index: int, chunk: int, call: AsyncResult[list[Any]]
-) -> None:
-    try:
-        values = call.get()
-    except BaseException as error:
-        stream._deliver(index, False, error)
-    else:
-        stream._deliver(index, True, values if chunk > 1 else values[0])
-
-
-# --------------------------------------------------------------------------------------
-# Futures
-# --------------------------------------------------------------------------------------
-
-
-class Future(concurrent.futures.Future[R]):
-    """
-    A `concurrent.futures.Future` of a pool.
-
-    A task of the same pool that waits for it runs its call itself, if no worker has
-    begun it yet: so nested calls cannot deadlock.
-    """
-
-    _call: AsyncResult[R] | None = None
-
-    def _help(self, timeout: float | None) -> None:
-        if timeout is None and self._call is not None and not self.done():
-            self._call._help()
-
-    def cancel(self) -> bool:
-        """Cancel the call, in a process also while it runs; True if that was done."""
-        if self._call is not None and self._call._canceller is not None:
-            return self._call.cancel()
-        return super().cancel()
-
-    def result(self, timeout: float | None = None) -> R:
-        """
-        Return the result, as `concurrent.futures.Future.result`.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait; by default for ever.
-
-        Returns
-        -------
-        object
-            What the call returned.
-
-        Raises
-        ------
-        TimeoutError
-            If it has not come in time.
-        CancelledError
-            If the Future was cancelled.
-        Exception
-            What the call raised.
-        """
-        self._help(timeout)
-        return super().result(timeout)
-
-    def exception(self, timeout: float | None = None) -> BaseException | None:
-        """
-        Return the exception, as `concurrent.futures.Future.exception`.
-
-        Parameters
-        ----------
-        timeout : float, optional
-            Seconds to wait; by default for ever.
-
-        Returns
-        -------
-        BaseException or None
-            What the call raised, or None if it returned.
-
-        Raises
-        ------
-        TimeoutError
-            If it has not ended in time.
-        CancelledError
-            If the Future was cancelled.
-        """
-        self._help(timeout)
-        return super().exception(timeout)
-
-
-def submit_to(
-    engine: Engine,
-    func: Callable[..., R],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Future[R]:
-    """Start a call that a Future mirrors."""
-    future: Future[R] = Future()
-    call = AsyncResult(func, args, kwargs, None, None, None, future)
-    future._call = call
-    engine.start(call)
-    return future
+awaiting.install()
 
 
 class PoolExecutor(concurrent.futures.Executor):
@@ -633,11 +105,6 @@ class PoolExecutor(concurrent.futures.Executor):
             self._pool.close()
         if wait:
             self._pool.join()
-
-
-# --------------------------------------------------------------------------------------
-# Pools
-# --------------------------------------------------------------------------------------
 
 
 class PoolBase:
@@ -783,7 +250,19 @@ class PoolBase:
         --------
         apply_async : The same without waiting.
         """
-        return self.apply_async(func, args, kwds, timeout=timeout, retries=retries).get()
+        value: R = self._wait_for(
+            self.apply_async(func, args, kwds, timeout=timeout, retries=retries)
+        )
+        return value
+
+    def _wait_for(self, result: AsyncResult[R]) -> R:
+        """Get a result that nobody else can have."""
+        try:
+            return result.get()
+        except KeyboardInterrupt:
+            if not result.ready():
+                self._engine.abandon(result)
+            raise
 
     def apply_async(
         self,
@@ -839,14 +318,14 @@ class PoolBase:
             call = AsyncResult(func, args, kwds)
         else:
             call = AsyncResult(
-                _with_retries(func, retries),
+                with_retries(func, retries),
                 args,
                 kwds,
                 callback,
                 error_callback,
                 self._lane,
                 None,
-                _time_limit(timeout),
+                time_limit(timeout),
             )
         self._start(call)
         return call
@@ -937,15 +416,15 @@ class PoolBase:
         retries: int,
     ) -> MapResult[Any]:
         self._check_running()
-        func = _with_retries(func, retries)
-        limit = _time_limit(timeout)
-        items = _as_items(iterable)
+        func = with_retries(func, retries)
+        limit = time_limit(timeout)
+        items = as_items(iterable)
         if out is not None:
-            _check_out(out, len(items))
+            check_out(out, len(items))
         if chunksize is None:
             chunk = self._engine.default_chunk(len(items))
         else:
-            chunk = _whole_number(chunksize, "chunksize", 1)
+            chunk = whole_number(chunksize, "chunksize", 1)
         result: MapResult[Any] = MapResult(
             func, items, chunk, star, out, callback, error_callback, self._lane
         )
@@ -1011,7 +490,7 @@ class PoolBase:
             retries=retries,
             progress=progress,
         )
-        return _get_with_bar(result)
+        return self._get_with_bar(result)
 
     def map_async(
         self,
@@ -1099,7 +578,7 @@ class PoolBase:
             retries=retries,
             progress=progress,
         )
-        return _get_with_bar(result)
+        return self._get_with_bar(result)
 
     def starmap_async(
         self,
@@ -1159,7 +638,7 @@ class PoolBase:
         retries: int,
         progress: bool,
     ) -> MapResult[Any]:
-        bar_type = _bar_type() if progress else None
+        new_bar = bar_type() if progress else None
         result = self._start_map(
             func,
             iterable,
@@ -1171,9 +650,17 @@ class PoolBase:
             timeout,
             retries,
         )
-        if bar_type is not None:
-            _bars[result] = _show_progress(result, bar_type(total=result.total))
+        if new_bar is not None:
+            _bars[result] = show_progress(result, new_bar(total=result.total))
         return result
+
+    def _get_with_bar(self, result: MapResult[Any]) -> Any:
+        try:
+            return self._wait_for(result)
+        finally:
+            thread = _bars.pop(result, None)
+            if thread is not None and result.ready():
+                thread.join()
 
     def imap(
         self,
@@ -1267,21 +754,19 @@ class PoolBase:
         progress: bool,
     ) -> Any:
         self._check_running()
-        func = _with_retries(func, retries)
-        time_limit = _time_limit(timeout)
-        chunk = _whole_number(chunksize, "chunksize", 1)
+        func = with_retries(func, retries)
+        seconds = time_limit(timeout)
+        chunk = whole_number(chunksize, "chunksize", 1)
         limit = 0
         if buffersize is not None:
-            limit = max(1, _whole_number(buffersize, "buffersize", 1) // chunk)
-        bar_type = _bar_type() if progress else None
+            limit = max(1, whole_number(buffersize, "buffersize", 1) // chunk)
+        new_bar = bar_type() if progress else None
         stream: ResultIterator[Any] = ResultIterator(
             func, iterable, chunk, False, ordered, limit
         )
         total = operator.length_hint(iterable) or None
-        self._engine.start_stream(stream, time_limit)
-        return (
-            stream if bar_type is None else ProgressIterator(stream, bar_type(total=total))
-        )
+        self._engine.start_stream(stream, seconds)
+        return stream if new_bar is None else ProgressIterator(stream, new_bar(total=total))
 
     # -- other faces -------------------------------------------------------------------
 
@@ -1306,15 +791,6 @@ class PoolBase:
 _bars: weakref.WeakKeyDictionary[MapResult[Any], threading.Thread] = (
     weakref.WeakKeyDictionary()
 )
-
-
-def _get_with_bar(result: MapResult[Any]) -> Any:
-    try:
-        return result.get()
-    finally:
-        thread = _bars.pop(result, None)
-        if thread is not None and result.ready():
-            thread.join()
 
 
 def _help(result: AsyncResult[Any] | concurrent.futures.Future[Any]) -> None:

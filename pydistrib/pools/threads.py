@@ -25,16 +25,10 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from pydistrib import _config
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator, TaskQueue
-from pydistrib.pools.protocol import (
-    RUN,
-    Engine,
-    PoolBase,
-    PoolExecutor,
-    PoolStats,
-    TimeoutError,
-    WorkerStats,
-    submit_to,
-)
+from pydistrib.errors import TimeoutError
+from pydistrib.pools.engine import Engine, PoolStats, WorkerStats
+from pydistrib.pools.futures import submit_to
+from pydistrib.pools.protocol import RUN, PoolBase, PoolExecutor
 
 R = TypeVar("R")
 P = ParamSpec("P")
@@ -131,8 +125,13 @@ class _Crew:
         self.numbers = itertools.count()
         self.queue: Callable[[], TaskQueue | None] = lambda: None
 
-    def spawn(self) -> None:
-        """Start one more thread; called by the queue."""
+    def spawn(self) -> BaseException | None:
+        """
+        Start one more thread; called by the queue.
+
+        What a signal's handler raises meanwhile is returned: the thread runs.  What is
+        raised says that it doesn't.
+        """
         thread = threading.Thread(
             target=_work,
             args=(self, self.queue()),
@@ -142,9 +141,12 @@ class _Crew:
         self.threads.append(thread)
         try:
             thread.start()
-        except BaseException:
+        except (RuntimeError, MemoryError, OSError):
             self.threads.remove(thread)
             raise
+        except BaseException as raised:
+            return raised
+        return None
 
     def watch(self, result: AsyncResult[Any], seconds: float) -> None:
         """Begin a time limit; called by the thread that is about to run the call."""
@@ -192,6 +194,8 @@ class ThreadEngine(Engine):
         Each thread first calls ``initializer(*initargs)``.  If that raises, all tasks
         fail with `concurrent.futures.thread.BrokenThreadPool`.
     """
+
+    shares_memory = True
 
     def __init__(
         self,

@@ -677,7 +677,7 @@ async_await(PyObject *op)
 PyDoc_STRVAR(
     set_hooks_doc,
     "_set_pool_hooks($module, timeout_error, cancelled_error, awaiter, anext, "
-    "/)\n--\n\n"
+    "report, /)\n--\n\n"
     "What results raise, what `await result` iterates over, what "
     "`anext(iterator)`\nawaits, and what is told of errors that nobody else gets.");
 
@@ -961,29 +961,30 @@ static PyMemberDef async_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-PyDoc_STRVAR(async_doc,
-             "AsyncResult(function, args, kwargs, callback, error_callback, lane, "
-             "future, timeout, /)\n--\n\n"
-             "The result of a task that a pool runs: multiprocessing's AsyncResult.\n"
-             "\n"
-             "Pools make them.  It can be awaited in asyncio.\n"
-             "\n"
-             "Parameters\n"
-             "----------\n"
-             "function : callable\n"
-             "    What the task calls.\n"
-             "args : sequence, optional\n"
-             "    Its positional arguments.\n"
-             "kwargs : mapping, optional\n"
-             "    Its keyword arguments.\n"
-             "callback, error_callback : callable, optional\n"
-             "    Called with the result or the exception, before `get` returns.\n"
-             "lane : CallbackLane, optional\n"
-             "    Callbacks of one lane run one at a time.\n"
-             "future : concurrent.futures.Future, optional\n"
-             "    Gets the outcome too.\n"
-             "timeout : float, optional\n"
-             "    Seconds that the task may run.\n");
+PyDoc_STRVAR(
+    async_doc,
+    "AsyncResult(function, args=(), kwargs=None, callback=None, error_callback=None, "
+    "lane=None, future=None, timeout=None, /)\n--\n\n"
+    "The result of a task that a pool runs: multiprocessing's AsyncResult.\n"
+    "\n"
+    "Pools make them.  It can be awaited in asyncio.\n"
+    "\n"
+    "Parameters\n"
+    "----------\n"
+    "function : callable\n"
+    "    What the task calls.\n"
+    "args : sequence, optional\n"
+    "    Its positional arguments.\n"
+    "kwargs : mapping, optional\n"
+    "    Its keyword arguments.\n"
+    "callback, error_callback : callable, optional\n"
+    "    Called with the result or the exception, before `get` returns.\n"
+    "lane : CallbackLane, optional\n"
+    "    Callbacks of one lane run one at a time.\n"
+    "future : concurrent.futures.Future, optional\n"
+    "    Gets the outcome too.\n"
+    "timeout : float, optional\n"
+    "    Seconds that the task may run.\n");
 
 static PyType_Slot async_slots[] = {
     {Py_tp_doc,      (void *)async_doc},

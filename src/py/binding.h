@@ -17,6 +17,17 @@
 #endif
 #include <numpy/arrayobject.h>
 
+// What the shared types use of Python; see pydistrib.shared.  Set once, when that is
+// imported; all strong.
+typedef struct pd_shared_hooks {
+    PyObject *array_type;     // SharedArray
+    PyObject *dtype_to_text;  // dtype -> str, or None if it has no name
+    PyObject *text_to_dtype;  // back
+    PyObject *dumps;          // pickle's
+    PyObject *loads;
+    PyTypeObject *pin_type;  // written by the exec slot
+} pd_shared_hooks;
+
 // The module's state; every reference is strong.  Written by the exec slot, and the
 // pool hooks by pydistrib.pools when it is imported; then immutable.
 typedef struct pd_module_state {
@@ -36,7 +47,11 @@ typedef struct pd_module_state {
     PyObject *anext;
     PyObject *report;
     PyObject *main_thread;  // threading.main_thread
+    pd_shared_hooks shared;
 } pd_module_state;
+
+// The state of the module that `type` or a base of it belongs to; NULL with an exception.
+pd_module_state *pd_state_of_type(PyTypeObject *type);
 
 // Sets the exception that belongs to `status`, unless one is set already (a poll that
 // met a KeyboardInterrupt has set it).  Returns NULL, for `return`.
@@ -48,6 +63,7 @@ extern PyMethodDef pd_expr_methods[];
 extern PyMethodDef pd_metric_methods[];
 extern PyMethodDef pd_result_methods[];
 extern PyMethodDef pd_settings_methods[];
+extern PyMethodDef pd_shared_methods[];
 extern PyMethodDef pd_store_methods[];
 extern PyMethodDef pd_desk_methods[];
 

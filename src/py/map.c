@@ -335,8 +335,8 @@ static PyMemberDef map_members[] = {
 };
 
 PyDoc_STRVAR(map_doc,
-             "MapResult(function, items, chunk, star, out, callback, error_callback, "
-             "lane, /)\n--\n\n"
+             "MapResult(function, items, chunk, star, out=None, callback=None, "
+             "error_callback=None, lane=None, /)\n--\n\n"
              "The result of `map_async`: a list in the order of the items.\n"
              "\n"
              "Parameters\n"

@@ -3,6 +3,7 @@
 #include "py/binding.h"
 #include "py/board.h"
 #include "py/producer.h"
+#include "py/shared.h"
 #include "py/tasks.h"
 
 PyObject *
@@ -45,8 +46,8 @@ core_exec(PyObject *module)
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_expr_methods,  pd_metric_methods, pd_result_methods,
-        pd_settings_methods, pd_store_methods, pd_desk_methods,
+        pd_callable_methods, pd_desk_methods,     pd_expr_methods,  pd_metric_methods,
+        pd_result_methods,   pd_settings_methods, pd_shared_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         if (PyModule_AddFunctions(module, tables[i]) < 0) {
@@ -57,7 +58,8 @@ core_exec(PyObject *module)
         pd_add_producer_type, pd_add_result_handler, pd_add_queue_type,
         pd_add_async_types,   pd_add_stream_type,    pd_add_counter_type,
         pd_add_piece_type,    pd_add_board_types,    pd_add_desk_types,
-        add_main_thread,
+        pd_add_pin_type,      pd_add_table_type,     pd_add_block_type,
+        pd_add_mutex_type,    add_main_thread,
     };
     for (size_t i = 0; i < sizeof(adders) / sizeof(adders[0]); i++) {
         if (adders[i](module) < 0) {
@@ -87,6 +89,12 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->anext);
     Py_VISIT(state->report);
     Py_VISIT(state->main_thread);
+    Py_VISIT(state->shared.array_type);
+    Py_VISIT(state->shared.dtype_to_text);
+    Py_VISIT(state->shared.text_to_dtype);
+    Py_VISIT(state->shared.dumps);
+    Py_VISIT(state->shared.loads);
+    Py_VISIT(state->shared.pin_type);
     return 0;
 }
 
@@ -110,6 +118,12 @@ core_clear(PyObject *module)
     Py_CLEAR(state->anext);
     Py_CLEAR(state->report);
     Py_CLEAR(state->main_thread);
+    Py_CLEAR(state->shared.array_type);
+    Py_CLEAR(state->shared.dtype_to_text);
+    Py_CLEAR(state->shared.text_to_dtype);
+    Py_CLEAR(state->shared.dumps);
+    Py_CLEAR(state->shared.loads);
+    Py_CLEAR(state->shared.pin_type);
     return 0;
 }
 
@@ -143,6 +157,13 @@ static struct PyModuleDef core_module = {
     .m_clear = core_clear,
     .m_free = core_free,
 };
+
+pd_module_state *
+pd_state_of_type(PyTypeObject *type)
+{
+    PyObject *module = PyType_GetModuleByDef(type, &core_module);
+    return module != NULL ? PyModule_GetState(module) : NULL;
+}
 
 PyMODINIT_FUNC
 PyInit__core(void)

@@ -471,6 +471,7 @@ next_result(stream *self, int64_t timeout_ns)
         outcome found = take_unit(self, &unit, &restart, &on_taken);
         if (restart) {
             push_again(self);
+            pd_defer_interruption(pd_module_of((PyObject *)self));
         }
         if (on_taken != NULL) {
             PyObject *none = PyObject_CallNoArgs(on_taken);

@@ -156,18 +156,56 @@ run(void *thread, pd_task *task)
     return !worker->abandoned;
 }
 
+// What a signal's handler raised while this thread waited for a new one to begin: start()
+// raises it, once the queue is in order.
+static _Thread_local PyObject *interruption;
+
 static bool
 spawn(void *context)
 {
     pd_queue *self = context;
-    PyObject *none = PyObject_CallNoArgs(self->spawn);
-    if (none == NULL) {
+    PyObject *raised = PyObject_CallNoArgs(self->spawn);
+    if (raised == NULL) {
         // Others run the task; if there are none, the push says so.
         PyErr_Clear();
         return false;
     }
-    Py_DECREF(none);
+    if (raised == Py_None) {
+        Py_DECREF(raised);
+    }
+    else {
+        Py_XSETREF(interruption, raised);
+    }
     return true;
+}
+
+// Raises what spawn() has kept, if anything: -1 then.
+static int
+raise_interruption(void)
+{
+    PyObject *raised = interruption;
+    if (raised == NULL) {
+        return 0;
+    }
+    interruption = NULL;
+    pd_raise_object(raised);
+    Py_DECREF(raised);
+    return -1;
+}
+
+void
+pd_defer_interruption(PyObject *module)
+{
+    if (interruption == NULL) {
+        return;
+    }
+    if (PyErr_GivenExceptionMatches(interruption, PyExc_KeyboardInterrupt)) {
+        Py_CLEAR(interruption);
+        PyErr_SetInterrupt();
+        return;
+    }
+    (void)raise_interruption();
+    pd_report(module);
 }
 
 static const pd_tasks_hooks hooks = {attach, detach, run, spawn};
@@ -229,7 +267,7 @@ static PyObject *
 queue_fill(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     pd_tasks_fill(((pd_queue *)op)->tasks);
-    Py_RETURN_NONE;
+    return raise_interruption() < 0 ? NULL : Py_NewRef(Py_None);
 }
 
 // ------------------------------------------------------------------------------
@@ -297,7 +335,7 @@ queue_start(PyObject *op, PyObject *object)
     Py_INCREF(object);  // the queue's
     pd_status status = pd_tasks_push(self->tasks, &work->task, PD_TASKS_BACK);
     if (status == PD_OK) {
-        Py_RETURN_NONE;
+        return raise_interruption() < 0 ? NULL : Py_NewRef(Py_None);
     }
     Py_DECREF(object);
     if (is_stream) {

@@ -131,6 +131,10 @@ bool pd_is_async(PyObject *module, PyObject *object);
 bool pd_is_map(PyObject *module, PyObject *object);
 bool pd_is_stream(PyObject *module, PyObject *object);
 
+// After a push that has something to give its caller first: what a signal's handler
+// raised meanwhile is raised soon (KeyboardInterrupt) or reported.
+void pd_defer_interruption(PyObject *module);
+
 // Called by start(): a bounded stream keeps the threads of a closed pool, until its end.
 void pd_stream_hold(pd_work *work, bool hold);
 

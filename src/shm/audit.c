@@ -124,17 +124,18 @@ static pd_status
 audit_holders(pd_table *table, tally *sum)
 {
     uint64_t offset = pd_load(&table->shared->registry.holders);
+    uint64_t most = pd_segment_size(table->segment) / PD_UNIT;
     size_t room;
     while (offset != 0) {
         pd_block *block = pd_heap_block(table->segment, offset, &room);
-        if (block == NULL || room < sizeof(pd_holder)) {
+        if (block == NULL || room < sizeof(pd_holder) || most-- == 0) {
             return PD_ECORRUPT;
         }
         pd_holder *holder = pd_block_payload(block);
         sum->holders += pd_block_bytes(block);
         for (uint64_t at = pd_load(&holder->chunks); at != 0;) {
             pd_block *chunk_block = pd_heap_block(table->segment, at, &room);
-            if (chunk_block == NULL || room < sizeof(pd_chunk)) {
+            if (chunk_block == NULL || room < sizeof(pd_chunk) || most-- == 0) {
                 return PD_ECORRUPT;
             }
             pd_chunk *chunk = pd_block_payload(chunk_block);

@@ -1,7 +1,7 @@
 // The heap: size classes a quarter of a power of two apart, one free list each.
 //
 //      | header, stripes | block | block | block | ...          | reserved
-//                        ^ first                                ^ top
+//                        ^ PD_BLOCKS_OFFSET                     ^ top
 //
 // Blocks are never split or merged: what is freed serves the next request of its class,
 // at most a quarter larger than asked for, in constant time and with few words to log.
@@ -9,7 +9,7 @@
 // pages go back to the system.
 //
 // Invariants
-//   I1  From `first` to `top` the segment is a row of blocks, each as long as its class
+//   I1  From PD_BLOCKS_OFFSET to `top` the segment is a row of blocks, each as long as its class
 //       says; only the head of a block beyond `top` may be half-written.
 //   I2  A block is marked free if and only if it is on the list of its family and class.
 //
@@ -22,6 +22,7 @@
 #define BYTES_FLAG 0x400u
 #define CLASS_MASK 0xffu
 #define RESIDENT_BYTES ((uint64_t)64 << 20)
+#define MOST_SPARE_BYTES ((uint64_t)16 << 20)
 #define DISCARD_BYTES \
     ((uint64_t)128 << 10)  // smaller blocks are not worth a system call
 #define GROW_BYTES ((uint64_t)256 << 10)
@@ -61,8 +62,9 @@ make_head(unsigned flags, unsigned index)
 static pd_block *
 sound_block(pd_segment *segment, uint64_t offset, uint64_t *head)
 {
-    pd_block *block =
-        offset % PD_UNIT == 0 ? pd_segment_at(segment, offset, sizeof(*block)) : NULL;
+    pd_block *block = offset % PD_UNIT == 0 && offset >= PD_BLOCKS_OFFSET
+                          ? pd_segment_at(segment, offset, sizeof(*block))
+                          : NULL;
     if (block == NULL) {
         return NULL;
     }
@@ -96,10 +98,9 @@ pd_block_bytes(pd_block *block)
 }
 
 pd_status
-pd_heap_init(pd_heap *heap, uint64_t first)
+pd_heap_init(pd_heap *heap)
 {
-    pd_store(&heap->first, first);
-    pd_store(&heap->top, first);
+    pd_store(&heap->top, PD_BLOCKS_OFFSET);
     return pd_lock_init(&heap->lock);
 }
 
@@ -167,13 +168,18 @@ take_fresh(
 {
     uint64_t offset = pd_load(&heap->top);
     uint64_t bytes = class_bytes(index);
-    if (offset % PD_UNIT != 0 || offset > SIZE_MAX / 4 || bytes > SIZE_MAX / 4) {
+    if (offset % PD_UNIT != 0 || offset < PD_BLOCKS_OFFSET || offset > SIZE_MAX / 4 ||
+        bytes > SIZE_MAX / 4)
+    {
         return PD_ECORRUPT;
     }
     if (pd_segment_at(segment, offset, bytes) == NULL) {
+        if (offset > pd_segment_size(segment)) {
+            return PD_ECORRUPT;  // all blocks lie in the file: not to fill the machine
+        }
         // Some to spare, but not when only just what is needed can be had.
         uint64_t spare = offset / 8 > GROW_BYTES ? offset / 8 : GROW_BYTES;
-        spare = spare < RESIDENT_BYTES ? spare : RESIDENT_BYTES;
+        spare = spare < MOST_SPARE_BYTES ? spare : MOST_SPARE_BYTES;
         pd_status status = pd_segment_extend(segment, offset + bytes + spare);
         if (status == PD_ENOMEM) {
             status = pd_segment_extend(segment, offset + bytes);
@@ -310,7 +316,7 @@ pd_heap_audit(pd_heap *heap,
               void *arg)
 {
     uint64_t freed = 0, listed = 0, head;
-    uint64_t offset = pd_load(&heap->first);
+    uint64_t offset = PD_BLOCKS_OFFSET;
     while (offset < pd_load(&heap->top)) {
         pd_block *block = sound_block(segment, offset, &head);
         if (block == NULL) {

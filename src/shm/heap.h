@@ -15,6 +15,9 @@
 // A segment with a heap has it directly behind its header.
 #define PD_HEAP_OFFSET sizeof(pd_segment_header)
 
+// Blocks lie from here on; whatever else there is lies before.
+#define PD_BLOCKS_OFFSET ((uint64_t)64 << 10)
+
 // What a block may be read by.  Blocks keep their family for ever.
 typedef enum pd_family {
     // Only ever accessed as atomic words: a reader without a lock may still look at it
@@ -30,7 +33,6 @@ typedef enum pd_family {
 // Lies in a segment.  All guarded by `lock`.
 typedef struct pd_heap {
     pd_lock lock;
-    pd_word first;     // where the blocks begin; immutable
     pd_word top;       // behind the last block
     pd_word resident;  // bytes of the free blocks that still have their memory
     pd_word free[PD_FAMILIES][PD_CLASSES];  // the latest freed of each; 0: none
@@ -45,8 +47,7 @@ typedef struct pd_block {
     pd_word size;  // the owner's
 } pd_block;
 
-// Blocks lie from `first` on.
-pd_status pd_heap_init(pd_heap *heap, uint64_t first);
+pd_status pd_heap_init(pd_heap *heap);
 
 // Takes a block of at least `bytes` beyond its head; *parcel, a word at `where` that must
 // be 0, becomes its offset.  PD_ENOMEM, PD_ETIMEDOUT (`wait_ns` as for pd_lock_acquire),

@@ -21,8 +21,12 @@
 #include "shm/segment.h"
 #include "shm/table.h"
 
-#define PD_STRIPES 64
-#define PD_STRIPE_BITS 6
+#ifdef PD_TEST
+#    define PD_STRIPE_BITS 4  // so that they meet, and TSan can follow all locks
+#else
+#    define PD_STRIPE_BITS 6
+#endif
+#define PD_STRIPES (1u << PD_STRIPE_BITS)
 #define PD_FIRST_SLOTS 8
 #define PD_PARCELS 2
 
@@ -62,6 +66,7 @@ typedef struct pd_stripe {
     // Taken from the heap and not in use yet; no longer in use and not given back yet.
     _Alignas(PD_UNIT) pd_word granted[PD_PARCELS];
     pd_word returned[PD_PARCELS];
+    pd_word dirty;  // 1: its owner died and it is not repaired yet
     pd_log log;
 } pd_stripe;
 
@@ -70,6 +75,7 @@ typedef struct pd_registry {
     pd_lock lock;
     pd_word holders;  // the first of the list
     pd_word granted;
+    pd_word dirty;  // as in a stripe
 } pd_registry;
 
 // The payload of a block: one process's pins.
@@ -100,7 +106,7 @@ typedef struct pd_shared {
 
 _Static_assert(sizeof(pd_slot) == PD_UNIT, "a slot is a cache line");
 _Static_assert(offsetof(pd_shared, heap) == PD_HEAP_OFFSET, "heap.c relies on it");
-_Static_assert(sizeof(pd_shared) % PD_UNIT == 0, "blocks follow");
+_Static_assert(sizeof(pd_shared) <= PD_BLOCKS_OFFSET, "blocks follow");
 
 // The pins of this process.  All guarded by `mutex`.
 typedef struct pd_pins {
@@ -124,7 +130,8 @@ struct pd_table {
     uint64_t seed;        // as when it was attached, like flags
     uint64_t flags;
     pd_pins pins;
-    _Atomic bool grew;  // since the last reaping
+    _Atomic size_t known_bytes;  // of the file, when a value was staged last
+    _Atomic bool grew;           // since the last reaping
     // All tables of the process, for fork; guarded by a mutex of pins.c.
     pd_table *before;
     pd_table *after;
@@ -132,7 +139,7 @@ struct pd_table {
 
 // ---- stripe.c: one stripe under its lock ----
 
-// Locks a stripe and repairs it, if its last owner died.  Gives back what was returned.
+// Locks a stripe, repairs it if its last owner died, and empties its parcels.
 pd_status pd_stripe_lock(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 void pd_stripe_unlock(pd_table *table, pd_stripe *stripe);
@@ -141,6 +148,10 @@ void pd_stripe_unlock(pd_table *table, pd_stripe *stripe);
 // them, or, if the process dies, none.  The commit gives back what was returned.
 void pd_stripe_begin(pd_stripe *stripe);
 void pd_stripe_commit(pd_table *table, pd_stripe *stripe);
+
+// Waits until the heap has taken back what a commit returned, so that the next one can
+// return something; needed between two commits under one lock.
+pd_status pd_stripe_settle(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 // A word of the shared header, or of a block at a known offset.
 void pd_stripe_set(pd_table *table, pd_stripe *stripe, pd_word *word, uint64_t value);
@@ -177,26 +188,30 @@ pd_stripe_of(uint64_t hash)
 pd_status pd_pins_init(pd_table *table);
 void pd_pins_fini(pd_table *table);
 
-// A cell without a pin for the caller, and where it is.  May take the registry's lock and
-// the heap's, so no other may be held.
-pd_status pd_pins_reserve(pd_table *table,
-                          int64_t wait_ns,
-                          int64_t *pin,
-                          uint64_t *where);
-void pd_pins_unreserve(pd_table *table, int64_t pin);
+// A cell that the caller may point to a block.
+typedef struct pd_cell {
+    int64_t pin;     // its number
+    uint64_t where;  // in the segment
+    pd_word *word;
+} pd_cell;
 
-// Makes room for `count` of them, so that as many calls of pd_pins_try() succeed.
-pd_status pd_pins_prepare(pd_table *table, size_t count, int64_t wait_ns);
-bool pd_pins_try(pd_table *table, int64_t *pin, uint64_t *where);
+// `count` cells without a pin.  Takes pins.mutex, and may take the registry's lock and the
+// heap's, so no other may be held.
+pd_status pd_pins_reserve(pd_table *table,
+                          size_t count,
+                          int64_t wait_ns,
+                          pd_cell *cells);
+void pd_pins_unreserve(pd_table *table, int64_t pin);
 
 // Steps of an operation on a locked stripe, between begin and commit: points a cell to a
 // value's block; or takes it away, and returns the block if nothing else needs it.
-void pd_pins_point(
-    pd_stripe *stripe, pd_word *cell, uint64_t where, pd_block *block, uint64_t offset);
+void pd_pins_point(pd_stripe *stripe,
+                   const pd_cell *cell,
+                   pd_block *block,
+                   uint64_t offset);
 void pd_pins_drop(pd_table *table,
                   pd_stripe *stripe,
-                  pd_word *cell,
-                  uint64_t where,
+                  const pd_cell *cell,
                   pd_block *block,
                   uint64_t offset);
 
@@ -215,6 +230,6 @@ pd_block *pd_slot_value(pd_table *table,
 uint64_t pd_table_hash(uint64_t seed, uint8_t kind, const pd_word *words, size_t size);
 
 // Removes the keys of a locked stripe, but for those that somebody has claimed.
-pd_status pd_stripe_clear(pd_table *table, pd_stripe *stripe);
+pd_status pd_stripe_clear(pd_table *table, pd_stripe *stripe, int64_t wait_ns);
 
 #endif

@@ -3,14 +3,25 @@
 // A stripe is copied under its lock, values of more than PD_SMALL_BYTES are pinned.  For
 // the state of one moment all stripes are locked first, in ascending order.
 //
-// Cells for pins cannot be made under a stripe's lock (layout.h, lock order).  So when they
-// run out, all is given up, twice as many are prepared, and it starts over.
+// Cells for pins cannot be had under a stripe's lock (layout.h, lock order).  So when they
+// run out, all is given up, more are reserved, and it starts over.
 #include "shm/layout.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/alloc.h"
+
+// What a listing is made with.
+typedef struct lister {
+    pd_table *table;
+    pd_listing *listing;
+    bool values;
+    pd_cell *cells;  // reserved; owned
+    size_t cell_count;
+    size_t cells_used;
+    bool needs_cells;
+} lister;
 
 // Doubles an array of `size`-byte elements until `wanted` fit.
 static pd_status
@@ -72,37 +83,26 @@ add_key(pd_table *table, pd_slot *slot, pd_listing *listing, pd_entry *entry)
 }
 
 static pd_status
-pin_value(pd_table *table,
-          pd_stripe *stripe,
-          pd_block *block,
-          uint64_t offset,
-          pd_entry *entry,
-          bool *needs_cells)
+pin_value(
+    lister *job, pd_stripe *stripe, pd_block *block, uint64_t offset, pd_entry *entry)
 {
-    uint64_t where;
-    if (!pd_pins_try(table, &entry->pin, &where)) {
-        *needs_cells = true;
+    if (job->cells_used == job->cell_count) {
+        job->needs_cells = true;
         return PD_ETIMEDOUT;
     }
-    pd_word *cell = pd_segment_at(table->segment, where, sizeof(*cell));
-    if (cell == NULL) {
-        return PD_ECORRUPT;
-    }
+    pd_cell *cell = &job->cells[job->cells_used++];
     pd_stripe_begin(stripe);
-    pd_pins_point(stripe, cell, where, block, offset);
-    pd_stripe_commit(table, stripe);
+    pd_pins_point(stripe, cell, block, offset);
+    pd_stripe_commit(job->table, stripe);
+    entry->pin = cell->pin;
     entry->data = pd_block_payload(block);
     return PD_OK;
 }
 
 static pd_status
-add_value(pd_table *table,
-          pd_stripe *stripe,
-          pd_slot *slot,
-          pd_listing *listing,
-          pd_entry *entry,
-          bool *needs_cells)
+add_value(lister *job, pd_stripe *stripe, pd_slot *slot, pd_entry *entry)
 {
+    pd_table *table = job->table;
     uint64_t info = pd_load(&slot->info), offset;
     uint64_t words[2] = {pd_load(&slot->value[0]), pd_load(&slot->value[1])};
     const void *data = words;
@@ -117,103 +117,132 @@ add_value(pd_table *table,
             return PD_ECORRUPT;
         }
         if (entry->size > PD_SMALL_BYTES) {
-            return pin_value(table, stripe, block, offset, entry, needs_cells);
+            return pin_value(job, stripe, block, offset, entry);
         }
         data = pd_block_payload(block);
     }
-    pd_status status = add_bytes(listing, entry->size, &entry->value);
+    pd_status status = add_bytes(job->listing, entry->size, &entry->value);
     if (status == PD_OK) {
-        memcpy(listing->bytes + entry->value, data, entry->size);
+        memcpy(job->listing->bytes + entry->value, data, entry->size);
     }
+    return status;
+}
+
+static pd_status
+add_slot(lister *job, pd_stripe *stripe, pd_slot *slot)
+{
+    pd_listing *listing = job->listing;
+    if (listing->count == listing->room) {
+        void *entries = listing->entries;
+        pd_status status = grow(&entries, sizeof(pd_entry), listing->count,
+                                &listing->room, listing->count + 1);
+        if (status != PD_OK) {
+            return status;
+        }
+        listing->entries = entries;
+    }
+    pd_entry *entry = &listing->entries[listing->count];
+    *entry = (pd_entry){
+        .kind = (uint8_t)(pd_load(&slot->meta) >> 8),
+        .stamp = pd_load(&slot->stamp),
+        .pin = PD_NO_PIN,
+    };
+    pd_status status = add_key(job->table, slot, listing, entry);
+    if (status == PD_OK && job->values) {
+        status = add_value(job, stripe, slot, entry);
+    }
+    listing->count += status == PD_OK;
     return status;
 }
 
 // Lists a locked stripe.
 static pd_status
-list_stripe(pd_table *table,
-            pd_stripe *stripe,
-            bool values,
-            pd_listing *listing,
-            bool *needs_cells)
+list_stripe(lister *job, pd_stripe *stripe)
 {
     uint64_t mask;
-    pd_slot *slots = pd_stripe_slots(table, stripe, &mask);
+    pd_slot *slots = pd_stripe_slots(job->table, stripe, &mask);
     if (slots == NULL) {
         return PD_ECORRUPT;
     }
-    for (uint64_t i = 0; i <= mask; i++) {
-        uint64_t meta = pd_load(&slots[i].meta);
-        if ((meta & 0xff) != PD_SLOT_LIVE || ((meta >> 8) & PD_HIDDEN_KIND)) {
-            continue;
-        }
-        if (listing->count == listing->room) {
-            void *entries = listing->entries;
-            pd_status status = grow(&entries, sizeof(pd_entry), listing->count,
-                                    &listing->room, listing->count + 1);
-            if (status != PD_OK) {
-                return status;
-            }
-            listing->entries = entries;
-        }
-        pd_entry *entry = &listing->entries[listing->count];
-        *entry = (pd_entry){
-            .kind = (uint8_t)(meta >> 8),
-            .stamp = pd_load(&slots[i].stamp),
-            .pin = PD_NO_PIN,
-        };
-        pd_status status = add_key(table, &slots[i], listing, entry);
-        if (status == PD_OK && values) {
-            status = add_value(table, stripe, &slots[i], listing, entry, needs_cells);
-        }
-        if (status != PD_OK) {
-            return status;
-        }
-        listing->count++;
-    }
-    return PD_OK;
-}
-
-static pd_status
-list_one_by_one(pd_table *table,
-                bool values,
-                int64_t wait_ns,
-                pd_listing *listing,
-                bool *needs_cells)
-{
     pd_status status = PD_OK;
-    for (unsigned i = 0; status == PD_OK && i < PD_STRIPES; i++) {
-        pd_stripe *stripe = &table->shared->stripes[i];
-        if (pd_load(&stripe->count) == 0) {
-            continue;
-        }
-        status = pd_stripe_lock(table, stripe, wait_ns);
-        if (status == PD_OK) {
-            status = list_stripe(table, stripe, values, listing, needs_cells);
-            pd_stripe_unlock(table, stripe);
+    for (uint64_t i = 0; status == PD_OK && i <= mask; i++) {
+        uint64_t meta = pd_load(&slots[i].meta);
+        if ((meta & 0xff) == PD_SLOT_LIVE && !((meta >> 8) & PD_HIDDEN_KIND)) {
+            status = add_slot(job, stripe, &slots[i]);
         }
     }
     return status;
 }
 
 static pd_status
-list_at_once(pd_table *table,
-             bool values,
-             int64_t wait_ns,
-             pd_listing *listing,
-             bool *needs_cells)
+list_one_by_one(lister *job, int64_t wait_ns)
 {
-    pd_stripe *stripes = table->shared->stripes;
+    pd_status status = PD_OK;
+    for (unsigned i = 0; status == PD_OK && i < PD_STRIPES; i++) {
+        pd_stripe *stripe = &job->table->shared->stripes[i];
+        if (pd_load(&stripe->count) == 0) {
+            continue;
+        }
+        status = pd_stripe_lock(job->table, stripe, wait_ns);
+        if (status == PD_OK) {
+            status = list_stripe(job, stripe);
+            pd_stripe_unlock(job->table, stripe);
+        }
+    }
+    return status;
+}
+
+static pd_status
+list_at_once(lister *job, int64_t wait_ns)
+{
+    pd_stripe *stripes = job->table->shared->stripes;
     pd_status status = PD_OK;
     unsigned locked = 0;
     while (status == PD_OK && locked < PD_STRIPES) {
-        status = pd_stripe_lock(table, &stripes[locked], wait_ns);
+        status = pd_stripe_lock(job->table, &stripes[locked], wait_ns);
         locked += status == PD_OK;
     }
     for (unsigned i = 0; status == PD_OK && i < PD_STRIPES; i++) {
-        status = list_stripe(table, &stripes[i], values, listing, needs_cells);
+        status = list_stripe(job, &stripes[i]);
     }
     while (locked > 0) {
-        pd_stripe_unlock(table, &stripes[--locked]);
+        pd_stripe_unlock(job->table, &stripes[--locked]);
+    }
+    return status;
+}
+
+static pd_status
+reserve_more(lister *job, int64_t wait_ns)
+{
+    size_t more = job->cell_count == 0 ? PD_CELLS : job->cell_count;
+    size_t room = job->cell_count;
+    void *cells = job->cells;
+    pd_status status =
+        grow(&cells, sizeof(pd_cell), job->cell_count, &room, job->cell_count + more);
+    if (status != PD_OK) {
+        return status;
+    }
+    job->cells = cells;
+    status = pd_pins_reserve(job->table, more, wait_ns, &job->cells[job->cell_count]);
+    job->cell_count += status == PD_OK ? more : 0;
+    return status;
+}
+
+// Lists once; the cells of what fails are without pins again.
+static pd_status
+try_list(lister *job, bool at_once, int64_t wait_ns)
+{
+    job->needs_cells = false;
+    job->cells_used = 0;
+    pd_status status =
+        at_once ? list_at_once(job, wait_ns) : list_one_by_one(job, wait_ns);
+    if (status != PD_OK) {
+        // Dropping a pin makes its cell anybody's.
+        pd_listing_free(job->table, job->listing);
+        for (size_t i = job->cells_used; i < job->cell_count; i++) {
+            job->cells[i - job->cells_used] = job->cells[i];
+        }
+        job->cell_count -= job->cells_used;
     }
     return status;
 }
@@ -229,21 +258,23 @@ pd_status
 pd_table_list(
     pd_table *table, bool values, bool at_once, int64_t wait_ns, pd_listing *listing)
 {
-    pd_status status = PD_OK;
-    for (size_t cells = PD_CELLS; status == PD_OK; cells *= 2) {
-        bool needs_cells = false;
-        *listing = (pd_listing){0};
-        status = at_once
-                     ? list_at_once(table, values, wait_ns, listing, &needs_cells)
-                     : list_one_by_one(table, values, wait_ns, listing, &needs_cells);
-        if (status == PD_OK) {
-            break;
+    lister job = {.table = table, .listing = listing, .values = values};
+    *listing = (pd_listing){0};
+    pd_status status = try_list(&job, at_once, wait_ns);
+    for (size_t wanted = PD_CELLS; status != PD_OK && job.needs_cells; wanted *= 2) {
+        status = PD_OK;
+        while (status == PD_OK && job.cell_count < wanted) {
+            status = reserve_more(&job, wait_ns);
         }
-        pd_listing_free(table, listing);
-        if (needs_cells) {
-            status = pd_pins_prepare(table, cells, wait_ns);
+        job.needs_cells = false;
+        if (status == PD_OK) {
+            status = try_list(&job, at_once, wait_ns);
         }
     }
+    for (size_t i = status == PD_OK ? job.cells_used : 0; i < job.cell_count; i++) {
+        pd_pins_unreserve(table, job.cells[i].pin);
+    }
+    pd_free(job.cells);
     if (status == PD_OK && listing->count > 1) {
         qsort(listing->entries, listing->count, sizeof(pd_entry), compare_stamps);
     }
@@ -271,7 +302,7 @@ pd_table_clear(pd_table *table, int64_t wait_ns)
         pd_stripe *stripe = &table->shared->stripes[i];
         status = pd_stripe_lock(table, stripe, wait_ns);
         if (status == PD_OK) {
-            status = pd_stripe_clear(table, stripe);
+            status = pd_stripe_clear(table, stripe, wait_ns);
             pd_stripe_unlock(table, stripe);
         }
     }

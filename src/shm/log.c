@@ -10,7 +10,7 @@ pd_log_undo(pd_log *log, pd_segment *segment)
     }
     while (count-- > 0) {
         uint64_t where = pd_load(&log->entries[count].where);
-        pd_word *word = where % sizeof(pd_word) == 0
+        pd_word *word = where % sizeof(pd_word) == 0 && pd_log_may_name(where)
                             ? pd_segment_at(segment, where, sizeof(*word))
                             : NULL;
         if (word == NULL) {

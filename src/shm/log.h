@@ -72,6 +72,10 @@ pd_log_commit(pd_log *log)
     PD_CRASH_POINT();
 }
 
+// Whether a log may name a word at that place: in a block, or in the structures before
+// them but not in a lock, whose memory is the C library's.  (stripe.c knows the layout.)
+bool pd_log_may_name(uint64_t where);
+
 // Takes back what was not committed.  PD_ECORRUPT if the log makes no sense.
 pd_status pd_log_undo(pd_log *log, pd_segment *segment);
 

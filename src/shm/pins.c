@@ -18,7 +18,9 @@
 // Fork: a child has the parent's views, and nothing in it runs before it uses them.  So the
 // parent, just before, makes a holder that pins the same blocks with cells of the same
 // numbers; the child takes it over, and until then it counts as the parent's.  (If the
-// fork fails, it is reaped with the parent.)  Without pins there is nothing to do.
+// fork fails, it is reaped with the parent.)  Without pins there is nothing to do.  Where
+// there is no memory for it, or a lock cannot be had for a second, the child's views are of
+// memory that may be used again when the parent has dropped its own.
 //
 // Locks: see layout.h.  `tables.mutex` is outermost.
 #include "shm/layout.h"
@@ -28,7 +30,7 @@
 
 #include "base/alloc.h"
 
-#define WAIT_NS 50000000
+#define FORK_WAIT_NS 1000000000
 #define UNPIN_WAIT_NS 1000000
 
 static struct {
@@ -61,26 +63,34 @@ chunk_at(pd_table *table, uint64_t offset)
     return block != NULL && room >= sizeof(pd_chunk) ? pd_block_payload(block) : NULL;
 }
 
-static pd_status
-give(pd_table *table, uint64_t where)
-{
-    pd_status status;
-    do {
-        status = pd_heap_give(&table->shared->heap, table->segment, where, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    return status;
-}
-
 // Of a granted block that was linked before its owner died, only the parcel is left.
 static pd_status
-settle_granted(pd_table *table, pd_word *granted, uint64_t where, uint64_t linked)
+settle_granted(
+    pd_table *table, pd_word *granted, uint64_t where, uint64_t linked, int64_t wait_ns)
 {
     uint64_t offset = pd_load(granted);
     if (offset != 0 && offset == linked) {
         pd_store(granted, 0);
         return PD_OK;
     }
-    return offset != 0 ? give(table, where) : PD_OK;
+    return offset != 0
+               ? pd_heap_give(&table->shared->heap, table->segment, where, wait_ns)
+               : PD_OK;
+}
+
+static pd_status
+repair_registry(pd_table *table, int64_t wait_ns)
+{
+    pd_registry *registry = &table->shared->registry;
+    pd_status status = pd_heap_settle(&table->shared->heap, table->segment, wait_ns);
+    if (status == PD_OK) {
+        status = settle_granted(table, &registry->granted, REGISTRY_PARCEL,
+                                pd_load(&registry->holders), wait_ns);
+    }
+    if (status == PD_OK) {
+        pd_store(&registry->dirty, 0);
+    }
+    return status;
 }
 
 static pd_status
@@ -89,22 +99,21 @@ lock_registry(pd_table *table, int64_t wait_ns)
     pd_registry *registry = &table->shared->registry;
     bool died;
     pd_status status = pd_lock_acquire(&registry->lock, wait_ns, &died);
-    if (status != PD_OK || !died) {
-        return status;
-    }
-    do {
-        status = pd_heap_settle(&table->shared->heap, table->segment, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    if (status == PD_OK) {
-        status = settle_granted(table, &registry->granted, REGISTRY_PARCEL,
-                                pd_load(&registry->holders));
-    }
     if (status != PD_OK) {
-        (void)pd_lock_release(&registry->lock);
         return status;
     }
-    pd_lock_repaired(&registry->lock);
-    return PD_OK;
+    if (died) {
+        pd_store(&registry->dirty, 1);
+        PD_CRASH_POINT();
+        pd_lock_repaired(&registry->lock);
+    }
+    if (pd_load(&registry->dirty) != 0) {
+        status = repair_registry(table, wait_ns);
+        if (status != PD_OK) {
+            (void)pd_lock_release(&registry->lock);
+        }
+    }
+    return status;
 }
 
 static void
@@ -114,17 +123,33 @@ unlock_registry(pd_table *table)
     (void)pd_lock_release(&table->shared->registry.lock);
 }
 
+// Repairs all stripes whose owner died: what is to be undone there may be in the cells.
+static pd_status
+settle_stripes(pd_table *table, int64_t wait_ns)
+{
+    pd_status status = PD_OK;
+    for (unsigned i = 0; status == PD_OK && i < PD_STRIPES; i++) {
+        pd_stripe *stripe = &table->shared->stripes[i];
+        status = pd_stripe_lock(table, stripe, wait_ns);
+        if (status == PD_OK) {
+            pd_stripe_unlock(table, stripe);
+        }
+    }
+    return status;
+}
+
 // Drops the pin in a cell of a dead process, or of this one.  PD_ETIMEDOUT leaves it.
 static pd_status
-drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
+drop_cell(pd_table *table, pd_word *word, uint64_t where, int64_t wait_ns)
 {
-    uint64_t offset = pd_load(cell);
+    uint64_t offset = pd_load(word);
     size_t room;
     pd_block *block = offset != 0 ? pd_heap_block(table->segment, offset, &room) : NULL;
     if (block == NULL) {
-        pd_store(cell, 0);
+        pd_store(word, 0);
         return PD_OK;
     }
+    pd_cell cell = {.word = word, .where = where};
     uint64_t index = pd_load(&block->next);
     if (index >= PD_STRIPES) {
         return PD_ECORRUPT;
@@ -135,9 +160,9 @@ drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
         return status;
     }
     // Had its owner died in the middle of pinning, the repair has just emptied the cell.
-    if (pd_load(cell) == offset) {
+    if (pd_load(word) == offset) {
         pd_stripe_begin(stripe);
-        pd_pins_drop(table, stripe, cell, where, block, offset);
+        pd_pins_drop(table, stripe, &cell, block, offset);
         pd_stripe_commit(table, stripe);
     }
     pd_stripe_unlock(table, stripe);
@@ -147,8 +172,11 @@ drop_cell(pd_table *table, pd_word *cell, uint64_t where, int64_t wait_ns)
 static pd_status
 reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
 {
-    pd_status status = settle_granted(table, &holder->granted, at + HOLDER_PARCEL,
-                                      pd_load(&holder->chunks));
+    pd_status status = settle_stripes(table, wait_ns);
+    if (status == PD_OK) {
+        status = settle_granted(table, &holder->granted, at + HOLDER_PARCEL,
+                                pd_load(&holder->chunks), wait_ns);
+    }
     uint64_t offset = pd_load(&holder->chunks);
     uint64_t most = pd_segment_size(table->segment) / sizeof(pd_chunk) + 1;
     while (status == PD_OK && offset != 0) {
@@ -176,10 +204,7 @@ reap_holder(pd_table *table, uint64_t at, pd_holder *holder, int64_t wait_ns)
 static pd_status
 reap_locked(pd_table *table, int64_t wait_ns)
 {
-    pd_status status;
-    do {
-        status = pd_heap_settle(&table->shared->heap, table->segment, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
+    pd_status status = pd_heap_settle(&table->shared->heap, table->segment, wait_ns);
     uint64_t offset = pd_load(&table->shared->registry.holders);
     uint64_t most = pd_segment_size(table->segment) / PD_UNIT;
     while (status == PD_OK && offset != 0) {
@@ -212,9 +237,10 @@ static pd_status
 take_holder(pd_table *table, int64_t wait_ns, uint64_t *out)
 {
     pd_registry *registry = &table->shared->registry;
+    uint64_t most = pd_segment_size(table->segment) / PD_UNIT;
     for (uint64_t offset = pd_load(&registry->holders); offset != 0;) {
         pd_holder *holder = holder_at(table, offset);
-        if (holder == NULL) {
+        if (holder == NULL || most-- == 0) {
             return PD_ECORRUPT;
         }
         if (pd_load(&holder->who) == 0) {
@@ -426,46 +452,23 @@ prepare_locked(pd_table *table, size_t count, int64_t wait_ns)
 }
 
 pd_status
-pd_pins_prepare(pd_table *table, size_t count, int64_t wait_ns)
+pd_pins_reserve(pd_table *table, size_t count, int64_t wait_ns, pd_cell *cells)
 {
-    pthread_mutex_lock(&table->pins.mutex);
-    pd_status status = prepare_locked(table, count, wait_ns);
-    pthread_mutex_unlock(&table->pins.mutex);
-    return status;
-}
-
-static bool
-pop_unused(pd_pins *pins, int64_t *pin, uint64_t *where)
-{
-    if (pins->unused_count == 0) {
-        return false;
-    }
-    *pin = pins->unused[--pins->unused_count];
-    *where = pins->where[*pin];
-    return true;
-}
-
-bool
-pd_pins_try(pd_table *table, int64_t *pin, uint64_t *where)
-{
-    pthread_mutex_lock(&table->pins.mutex);
-    bool popped = pop_unused(&table->pins, pin, where);
-    pthread_mutex_unlock(&table->pins.mutex);
-    return popped;
-}
-
-pd_status
-pd_pins_reserve(pd_table *table, int64_t wait_ns, int64_t *pin, uint64_t *where)
-{
+    pd_pins *pins = &table->pins;
     if (atomic_exchange(&table->grew, false)) {
         (void)pd_table_reap(table, 0);
     }
-    pthread_mutex_lock(&table->pins.mutex);
-    pd_status status = prepare_locked(table, 1, wait_ns);
-    if (status == PD_OK) {
-        (void)pop_unused(&table->pins, pin, where);
+    pthread_mutex_lock(&pins->mutex);
+    pd_status status = prepare_locked(table, count, wait_ns);
+    for (size_t i = 0; status == PD_OK && i < count; i++) {
+        int64_t pin = pins->unused[--pins->unused_count];
+        cells[i] = (pd_cell){.pin = pin, .where = pins->where[pin]};
+        cells[i].word = pd_segment_at(table->segment, cells[i].where, sizeof(pd_word));
+        if (cells[i].word == NULL) {
+            status = PD_ECORRUPT;
+        }
     }
-    pthread_mutex_unlock(&table->pins.mutex);
+    pthread_mutex_unlock(&pins->mutex);
     return status;
 }
 
@@ -501,10 +504,9 @@ pd_table_unpin(pd_table *table, int64_t pin)
 }
 
 void
-pd_pins_point(
-    pd_stripe *stripe, pd_word *cell, uint64_t where, pd_block *block, uint64_t offset)
+pd_pins_point(pd_stripe *stripe, const pd_cell *cell, pd_block *block, uint64_t offset)
 {
-    pd_stripe_set_at(stripe, cell, where, offset);
+    pd_stripe_set_at(stripe, cell->word, cell->where, offset);
     pd_stripe_set_at(stripe, &block->pins, offset + offsetof(pd_block, pins),
                      pd_load(&block->pins) + PD_ONE_PIN);
 }
@@ -512,14 +514,13 @@ pd_pins_point(
 void
 pd_pins_drop(pd_table *table,
              pd_stripe *stripe,
-             pd_word *cell,
-             uint64_t where,
+             const pd_cell *cell,
              pd_block *block,
              uint64_t offset)
 {
     uint64_t pins = pd_load(&block->pins);
     pins = pins >= PD_ONE_PIN ? pins - PD_ONE_PIN : 0;
-    pd_stripe_set_at(stripe, cell, where, 0);
+    pd_stripe_set_at(stripe, cell->word, cell->where, 0);
     pd_stripe_set_at(stripe, &block->pins, offset + offsetof(pd_block, pins), pins);
     if (pins == 0) {
         pd_stripe_set(table, stripe, &stripe->returned[0], offset);
@@ -541,13 +542,10 @@ copy_pin(pd_table *table, uint64_t from, uint64_t to)
         return;
     }
     pd_stripe *stripe = &table->shared->stripes[pd_load(&block->next)];
-    pd_status status;
-    do {
-        status = pd_stripe_lock(table, stripe, WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    if (status == PD_OK) {
+    if (pd_stripe_lock(table, stripe, FORK_WAIT_NS) == PD_OK) {
         pd_stripe_begin(stripe);
-        pd_pins_point(stripe, its, to, block, offset);
+        pd_cell cell = {.word = its, .where = to};
+        pd_pins_point(stripe, &cell, block, offset);
         pd_stripe_commit(table, stripe);
         pd_stripe_unlock(table, stripe);
     }
@@ -559,11 +557,11 @@ make_child_holder(pd_table *table)
 {
     pd_pins *pins = &table->pins;
     uint64_t holder = 0;
-    pd_status status = lock_registry(table, WAIT_NS);
+    pd_status status = lock_registry(table, FORK_WAIT_NS);
     if (status != PD_OK) {
         return status;
     }
-    status = take_holder(table, WAIT_NS, &holder);
+    status = take_holder(table, FORK_WAIT_NS, &holder);
     unlock_registry(table);
     uint64_t *where = NULL;
     size_t count = 0;
@@ -572,7 +570,7 @@ make_child_holder(pd_table *table)
         where = NULL;
         status = list_cells(table, holder, &where, &count);
         if (status == PD_OK && count < pins->cells) {
-            status = add_chunk(table, holder, WAIT_NS);
+            status = add_chunk(table, holder, FORK_WAIT_NS);
         }
     }
     if (status != PD_OK) {
@@ -597,10 +595,7 @@ before_fork(void)
         pthread_mutex_lock(&pins->mutex);
         bool own = pins->holder != 0 && pins->forks == pd_process_forks();
         if (own && pins->unused_count + pins->late_count < pins->cells) {
-            pd_status status;
-            do {
-                status = make_child_holder(table);
-            } while (status == PD_ETIMEDOUT);
+            (void)make_child_holder(table);
         }
     }
 }

@@ -31,10 +31,12 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/memory.h"
 
 #define MAGIC 0x62697274736964ffu  // not text, and not the same backwards
 #define LAYOUT_VERSION 1
-#define PIECE ((size_t)4 << 20)  // fallocate() starts over when a signal comes
+#define ASK_BYTES ((size_t)64 << 20)  // for more than this the system is asked first
+#define PIECE ((size_t)4 << 20)       // fallocate() starts over when a signal comes
 
 #ifdef __linux__
 
@@ -74,9 +76,14 @@ open_memory(void)
     return fd;
 }
 
+// fallocate() is no test of whether there is memory: the kernel would rather end processes
+// than refuse.
 static pd_status
 fill_range(int fd, size_t from, size_t to)
 {
+    if (from < to && to - from >= ASK_BYTES && to - from > pd_memory_available("")) {
+        return PD_ENOMEM;
+    }
     while (from < to) {
         size_t bytes = to - from < PIECE ? to - from : PIECE;
         if (fallocate(fd, 0, (off_t)from, (off_t)bytes) < 0) {

@@ -6,59 +6,60 @@
 // Repair, by whoever takes the lock after its owner died:
 //   1. the heap's lock is taken and released: if the dead one held it, too, what it was
 //      doing there is undone, and our parcels are final;
-//   2. the log is undone;
-//   3. granted blocks, which nothing refers to, go back to the heap;
-//   4. the sequence becomes even, and readers without the lock go on.
-// Returned blocks stay in their parcels until the next commit or lock gives them back.
+//   2. the log is undone, and the sequence made even: readers without the lock go on;
+//   3. what is in a parcel goes back to the heap: nothing refers to it.
+// Until the heap's lock could be had the stripe is marked as dirty, and this is the matter
+// of the next one who takes its lock.  Step 3 is done by whoever finds a parcel.
 #include "shm/layout.h"
 
-#define HEAP_WAIT_NS 50000000
+bool
+pd_log_may_name(uint64_t where)
+{
+    const uint64_t stripes = offsetof(pd_shared, stripes);
+    const uint64_t registry = offsetof(pd_shared, registry);
+    if (where < stripes) {
+        bool in_heap = where >= offsetof(pd_shared, heap) + sizeof(pd_lock) &&
+                       where < offsetof(pd_shared, seed);
+        return in_heap || where >= registry + sizeof(pd_lock);
+    }
+    return where >= PD_BLOCKS_OFFSET ||
+           (where - stripes) % sizeof(pd_stripe) >= offsetof(pd_stripe, sequence);
+}
 
-// For steps that cannot be left half done: the heap's lock is never held for long.
 static pd_status
-give_for_sure(pd_table *table, pd_word *parcel)
+repair(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
+{
+    pd_status status = pd_heap_settle(&table->shared->heap, table->segment, wait_ns);
+    if (status == PD_OK) {
+        status = pd_log_undo(&stripe->log, table->segment);
+    }
+    if (status == PD_OK) {
+        uint64_t sequence = pd_load(&stripe->sequence);
+        pd_store(&stripe->sequence, sequence + sequence % 2);
+        PD_CRASH_POINT();
+        pd_store(&stripe->dirty, 0);
+    }
+    return status;
+}
+
+static pd_status
+give_back(pd_table *table, pd_word *parcel, int64_t wait_ns)
 {
     if (pd_load(parcel) == 0) {
         return PD_OK;
     }
     uint64_t where = (uint64_t)((char *)parcel - (char *)table->shared);
-    pd_status status;
-    do {
-        status =
-            pd_heap_give(&table->shared->heap, table->segment, where, HEAP_WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    return status;
+    return pd_heap_give(&table->shared->heap, table->segment, where, wait_ns);
 }
 
-static pd_status
-repair(pd_table *table, pd_stripe *stripe)
+pd_status
+pd_stripe_settle(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
 {
-    pd_status status;
-    do {
-        status = pd_heap_settle(&table->shared->heap, table->segment, HEAP_WAIT_NS);
-    } while (status == PD_ETIMEDOUT);
-    if (status == PD_OK) {
-        status = pd_log_undo(&stripe->log, table->segment);
-    }
+    pd_status status = PD_OK;
     for (unsigned i = 0; status == PD_OK && i < PD_PARCELS; i++) {
-        status = give_for_sure(table, &stripe->granted[i]);
-    }
-    uint64_t sequence = pd_load(&stripe->sequence);
-    if (status == PD_OK && sequence % 2 != 0) {
-        pd_store(&stripe->sequence, sequence + 1);
+        status = give_back(table, &stripe->returned[i], wait_ns);
     }
     return status;
-}
-
-// What cannot be given back at once waits for the next time.
-static void
-give_returned(pd_table *table, pd_stripe *stripe)
-{
-    for (unsigned i = 0; i < PD_PARCELS; i++) {
-        if (pd_load(&stripe->returned[i]) != 0) {
-            (void)give_for_sure(table, &stripe->returned[i]);
-        }
-    }
 }
 
 pd_status
@@ -71,16 +72,23 @@ pd_stripe_lock(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
     }
     PD_CRASH_POINT();
     if (died) {
-        status = repair(table, stripe);
-        if (status != PD_OK) {
-            (void)pd_lock_release(&stripe->lock);
-            return status;
-        }
+        pd_store(&stripe->dirty, 1);
         PD_CRASH_POINT();
         pd_lock_repaired(&stripe->lock);
     }
-    give_returned(table, stripe);
-    return PD_OK;
+    if (pd_load(&stripe->dirty) != 0) {
+        status = repair(table, stripe, wait_ns);
+    }
+    if (status == PD_OK) {
+        status = pd_stripe_settle(table, stripe, wait_ns);
+    }
+    for (unsigned i = 0; status == PD_OK && i < PD_PARCELS; i++) {
+        status = give_back(table, &stripe->granted[i], wait_ns);
+    }
+    if (status != PD_OK) {
+        (void)pd_lock_release(&stripe->lock);
+    }
+    return status;
 }
 
 void
@@ -106,7 +114,8 @@ pd_stripe_commit(pd_table *table, pd_stripe *stripe)
     pd_log_commit(&stripe->log);
     pd_store(&stripe->sequence, pd_load(&stripe->sequence) + 1);
     PD_CRASH_POINT();
-    give_returned(table, stripe);
+    // What the heap has no time for is done by the next one who takes the stripe's lock.
+    (void)pd_stripe_settle(table, stripe, 0);
 }
 
 void
@@ -139,7 +148,7 @@ pd_stripe_take(pd_table *table,
 void
 pd_stripe_untake(pd_table *table, pd_stripe *stripe, unsigned parcel)
 {
-    (void)give_for_sure(table, &stripe->granted[parcel]);
+    (void)give_back(table, &stripe->granted[parcel], 0);
 }
 
 pd_slot *
@@ -148,7 +157,7 @@ pd_stripe_slots(pd_table *table, pd_stripe *stripe, uint64_t *mask)
     uint64_t offset = pd_load(&stripe->slots);
     *mask = pd_load(&stripe->mask);
     if (*mask >= ((uint64_t)1 << 40) || (*mask & (*mask + 1)) != 0 ||
-        offset % PD_UNIT != 0)
+        offset % PD_UNIT != 0 || offset < PD_BLOCKS_OFFSET)
     {
         return NULL;
     }

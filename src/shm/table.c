@@ -25,7 +25,7 @@
 //
 // Why not one lock-free table: a value and its key are several words, which must change at
 // once, also if the writer dies.  An uncontended lock costs 25 ns, and reads have none.
-#include "shm/layout.h"
+#include "shm/table.h"
 
 #include <string.h>
 #ifdef __linux__
@@ -34,6 +34,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "shm/layout.h"
 #include "thread/sync.h"
 
 #define READ_ATTEMPTS 100
@@ -305,31 +306,13 @@ pd_slot_value(pd_table *table, pd_slot *slot, uint64_t *offset, uint64_t *size)
     return block != NULL && *size <= room ? block : NULL;
 }
 
-// A cell for a pin that may turn out not to be needed.
-typedef struct spare_cell {
-    int64_t pin;
-    uint64_t where;
-    pd_word *cell;
-} spare_cell;
-
-static pd_status
-reserve_cell(pd_table *table, int64_t wait_ns, spare_cell *spare)
-{
-    pd_status status = pd_pins_reserve(table, wait_ns, &spare->pin, &spare->where);
-    if (status != PD_OK) {
-        return status;
-    }
-    spare->cell = pd_segment_at(table->segment, spare->where, sizeof(*spare->cell));
-    return spare->cell != NULL ? PD_OK : PD_ECORRUPT;
-}
-
-// Reads a slot of a locked stripe.  PD_EAGAIN_CELL is said by *needs_cell: a large value
-// cannot be read without.  A used cell's pin is in found->pin.
+// Reads a slot of a locked stripe.  A large value needs a cell: without one,
+// *needs_cell says so.  If it was used, found->pin is its number.
 static pd_status
 read_slot(pd_table *table,
           const locked *at,
           pd_slot *slot,
-          const spare_cell *spare,
+          const pd_cell *spare,
           pd_found *found,
           bool *needs_cell)
 {
@@ -356,7 +339,7 @@ read_slot(pd_table *table,
         return PD_ETIMEDOUT;
     }
     pd_stripe_begin(at->stripe);
-    pd_pins_point(at->stripe, spare->cell, spare->where, block, offset);
+    pd_pins_point(at->stripe, spare, block, offset);
     pd_stripe_commit(table, at->stripe);
     found->pin = spare->pin;
     return PD_OK;
@@ -365,7 +348,7 @@ read_slot(pd_table *table,
 static pd_status
 get_locked(pd_table *table,
            const pd_key *key,
-           const spare_cell *spare,
+           const pd_cell *spare,
            int64_t wait_ns,
            pd_found *found,
            bool *needs_cell)
@@ -394,8 +377,8 @@ pd_table_get(pd_table *table, const pd_key *key, int64_t wait_ns, pd_found *foun
     if (!needs_cell) {
         return status;
     }
-    spare_cell spare;
-    status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
@@ -532,7 +515,7 @@ rebuild(pd_table *table, locked *at, int64_t wait_ns)
     pd_stripe_commit(table, stripe);
     at->slots = slots;
     at->mask = slots_wanted - 1;
-    return PD_OK;
+    return pd_stripe_settle(table, stripe, wait_ns);
 }
 
 // Takes a slot out of its table, between begin and commit; its value is not its matter.
@@ -560,7 +543,7 @@ erase_slot(pd_table *table, locked *at, pd_slot *slot)
 
 // PD_ECLAIMED if another living thread has claimed the key.
 static pd_status
-check_claim(pd_table *table, locked *at, const pd_key *key)
+check_claim(pd_table *table, locked *at, const pd_key *key, int64_t wait_ns)
 {
     if (pd_load(&at->stripe->claims) == 0) {
         return PD_OK;
@@ -580,7 +563,7 @@ check_claim(pd_table *table, locked *at, const pd_key *key)
     pd_stripe_begin(at->stripe);
     erase_slot(table, at, slot);
     pd_stripe_commit(table, at->stripe);
-    return PD_OK;
+    return pd_stripe_settle(table, at->stripe, wait_ns);
 }
 
 // The block of a slot's value, NULL if it is inline; PD_ECORRUPT if it makes no sense.
@@ -861,7 +844,7 @@ pd_table_put(pd_table *table,
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         status = put_locked(table, &at, &work, rule, version, wait_ns);
     }
@@ -877,7 +860,7 @@ static pd_status
 stage_locked(pd_table *table,
              locked *at,
              uint64_t size,
-             const spare_cell *spare,
+             const pd_cell *spare,
              int64_t wait_ns,
              void **data)
 {
@@ -895,7 +878,7 @@ stage_locked(pd_table *table,
     pd_store(&block->next, (uint64_t)(stripe - table->shared->stripes));
     pd_store(&block->size, size);
     pd_stripe_begin(stripe);
-    pd_pins_point(stripe, spare->cell, spare->where, block, offset);
+    pd_pins_point(stripe, spare, block, offset);
     set_own(table, at, &stripe->granted[0], 0);
     pd_stripe_commit(table, stripe);
     *data = pd_block_payload(block);
@@ -910,8 +893,8 @@ pd_table_stage(pd_table *table,
                void **data,
                int64_t *pin)
 {
-    spare_cell spare;
-    pd_status status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    pd_status status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
@@ -925,7 +908,11 @@ pd_table_stage(pd_table *table,
         pd_pins_unreserve(table, spare.pin);
         return status;
     }
-    atomic_store(&table->grew, true);
+    pd_window *window = atomic_load(&table->segment->window);
+    size_t usable = atomic_load(&window->usable);
+    if (atomic_exchange(&table->known_bytes, usable) < usable) {
+        atomic_store(&table->grew, true);
+    }
     *pin = spare.pin;
     return PD_OK;
 }
@@ -934,7 +921,7 @@ static pd_status
 remove_locked(pd_table *table,
               locked *at,
               pd_slot *slot,
-              const spare_cell *spare,
+              const pd_cell *spare,
               pd_found *found,
               bool *needs_cell)
 {
@@ -948,7 +935,7 @@ try_remove(pd_table *table,
            const pd_key *key,
            pd_rule rule,
            uint64_t version,
-           const spare_cell *spare,
+           const pd_cell *spare,
            int64_t wait_ns,
            pd_found *found,
            bool *needs_cell)
@@ -958,7 +945,7 @@ try_remove(pd_table *table,
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         pd_slot *slot = find(table, at.slots, at.mask, key, NULL);
         status = slot == NULL ? PD_EABSENT : check_rule(slot, rule, version);
@@ -984,8 +971,8 @@ pd_table_remove(pd_table *table,
     if (!needs_cell) {
         return status;
     }
-    spare_cell spare;
-    status = reserve_cell(table, wait_ns, &spare);
+    pd_cell spare;
+    status = pd_pins_reserve(table, 1, wait_ns, &spare);
     if (status != PD_OK) {
         return status;
     }
@@ -1066,7 +1053,7 @@ pd_table_add(
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);
+    status = check_claim(table, &at, key, wait_ns);
     if (status == PD_OK) {
         status = add_locked(table, &at, key, type, term, wait_ns);
     }
@@ -1102,7 +1089,7 @@ is_claimed(pd_table *table, locked *at, pd_slot *slot)
 }
 
 pd_status
-pd_stripe_clear(pd_table *table, pd_stripe *stripe)
+pd_stripe_clear(pd_table *table, pd_stripe *stripe, int64_t wait_ns)
 {
     locked at = {.stripe = stripe};
     at.slots = pd_stripe_slots(table, stripe, &at.mask);
@@ -1116,6 +1103,9 @@ pd_stripe_clear(pd_table *table, pd_stripe *stripe)
         bool goes = (meta & 0xff) == PD_SLOT_LIVE && !((meta >> 8) & PD_HIDDEN_KIND);
         if (goes && !(claims && is_claimed(table, &at, &at.slots[i]))) {
             pd_status status = remove_slot(table, &at, &at.slots[i]);
+            if (status == PD_OK) {
+                status = pd_stripe_settle(table, stripe, wait_ns);
+            }
             if (status != PD_OK) {
                 return status;
             }
@@ -1138,7 +1128,7 @@ pd_table_claim(pd_table *table, const pd_key *key, int64_t wait_ns)
     if (status != PD_OK) {
         return status;
     }
-    status = check_claim(table, &at, key);  // ends that of a dead process
+    status = check_claim(table, &at, key, wait_ns);  // ends that of a dead process
     if (status == PD_OK) {
         status = put_locked(table, &at, &work, PD_IF_ABSENT, 0, wait_ns);
         status = status == PD_ECHANGED ? PD_EINVAL : status;
@@ -1227,7 +1217,8 @@ random_seed(const pd_segment *segment)
 pd_status
 pd_table_create(uint64_t flags, pd_table **out)
 {
-    size_t bytes = SHARED_BYTES + PD_STRIPES * (PD_FIRST_SLOTS + 2) * sizeof(pd_slot);
+    size_t bytes =
+        PD_BLOCKS_OFFSET + PD_STRIPES * (PD_FIRST_SLOTS + 2) * sizeof(pd_slot);
     pd_segment *segment;
     pd_status status =
         pd_segment_create(PD_SEGMENT_TABLE, bytes, RESERVE_BYTES, &segment);
@@ -1243,7 +1234,7 @@ pd_table_create(uint64_t flags, pd_table **out)
         pd_segment_destroy(segment);
         return status;
     }
-    status = pd_heap_init(&shared->heap, SHARED_BYTES);
+    status = pd_heap_init(&shared->heap);
     if (status == PD_OK) {
         status = pd_lock_init(&shared->registry.lock);
     }

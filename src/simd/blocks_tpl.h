@@ -56,7 +56,26 @@
         }                                                                             \
     }
 
-// Any mix of steps: the inputs of step 0 are read with a stride of 0.
+#define BLOCK_3_LOOP(second_value, third_value, expression) \
+    if (steps[0] != 0) {                                    \
+        for (ptrdiff_t i = 0; i < *n; i++) {                \
+            const double a = in0[i];                        \
+            const double b = second_value;                  \
+            const double c = third_value;                   \
+            out[i] = expression;                            \
+        }                                                   \
+    }                                                       \
+    else {                                                  \
+        const double a = *in0;                              \
+        for (ptrdiff_t i = 0; i < *n; i++) {                \
+            const double b = second_value;                  \
+            const double c = third_value;                   \
+            out[i] = expression;                            \
+        }                                                   \
+    }
+
+// A loop for each mix of steps: with a stride that is only known at run time the compiler
+// would not use vectors.
 #define DEFINE_BLOCK_3(NAME, expression)                                              \
     static void block_##NAME(char **args, const ptrdiff_t *n, const ptrdiff_t *steps, \
                              void *data)                                              \
@@ -66,23 +85,21 @@
         VALUES(0);                                                                    \
         VALUES(1);                                                                    \
         VALUES(2);                                                                    \
-        if (steps[0] != 0 && steps[1] != 0 && steps[2] != 0) {                        \
-            for (ptrdiff_t i = 0; i < *n; i++) {                                      \
-                const double a = in0[i];                                              \
-                const double b = in1[i];                                              \
-                const double c = in2[i];                                              \
-                out[i] = expression;                                                  \
-            }                                                                         \
-            return;                                                                   \
+        if (steps[1] != 0 && steps[2] != 0) {                                         \
+            BLOCK_3_LOOP(in1[i], in2[i], expression)                                  \
         }                                                                             \
-        const ptrdiff_t s0 = steps[0] != 0;                                           \
-        const ptrdiff_t s1 = steps[1] != 0;                                           \
-        const ptrdiff_t s2 = steps[2] != 0;                                           \
-        for (ptrdiff_t i = 0; i < *n; i++) {                                          \
-            const double a = in0[i * s0];                                             \
-            const double b = in1[i * s1];                                             \
-            const double c = in2[i * s2];                                             \
-            out[i] = expression;                                                      \
+        else if (steps[1] != 0) {                                                     \
+            const double third = *in2;                                                \
+            BLOCK_3_LOOP(in1[i], third, expression)                                   \
+        }                                                                             \
+        else if (steps[2] != 0) {                                                     \
+            const double second = *in1;                                               \
+            BLOCK_3_LOOP(second, in2[i], expression)                                  \
+        }                                                                             \
+        else {                                                                        \
+            const double second = *in1;                                               \
+            const double third = *in2;                                                \
+            BLOCK_3_LOOP(second, third, expression)                                   \
         }                                                                             \
     }
 
@@ -123,6 +140,7 @@ static const pd_block_fold block_folds[PD_FOLD_OPS] = {
 #undef BLOCK_ENTRY
 #undef DEFINE_BLOCK
 #undef DEFINE_BLOCK_3
+#undef BLOCK_3_LOOP
 #undef DEFINE_BLOCK_2
 #undef DEFINE_BLOCK_1
 #undef VALUES

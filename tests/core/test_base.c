@@ -11,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/cpu.h"
+#include "base/memory.h"
 #include "base/status.h"
 #include "check.h"
 
@@ -127,6 +128,31 @@ there_is_at_least_one_processor(void)
           (quota > 0 && quota < cpu.affinity ? (unsigned)quota : cpu.affinity));
 }
 
+static void
+the_smaller_of_what_machine_and_cgroup_have_is_available(void)
+{
+    char root[] = "/tmp/pd_test_memory_XXXXXX";
+    CHECK(mkdtemp(root) != NULL);
+    CHECK(pd_memory_available(root) == UINT64_MAX);
+
+    put(root, "/proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:   8000 kB\n");
+    CHECK(pd_memory_available(root) == 8000 * 1024);
+    put(root, "/sys/fs/cgroup/memory.max", "max\n");
+    put(root, "/sys/fs/cgroup/memory.current", "1000\n");
+    CHECK(pd_memory_available(root) == 8000 * 1024);
+    put(root, "/sys/fs/cgroup/memory.max", "5000\n");
+    CHECK(pd_memory_available(root) == 4000);
+    put(root, "/sys/fs/cgroup/memory.current", "6000\n");
+    CHECK(pd_memory_available(root) == 0);
+    put(root, "/proc/meminfo", "nonsense\n");
+    put(root, "/sys/fs/cgroup/memory.max", "\n");
+    CHECK(pd_memory_available(root) == UINT64_MAX);
+    char command[128];
+    snprintf(command, sizeof(command), "rm -r %s", root);
+    CHECK(system(command) == 0);
+    CHECK(pd_memory_available("") > 0);
+}
+
 int
 main(void)
 {
@@ -137,5 +163,6 @@ main(void)
     RUN(the_clock_does_not_go_back);
     RUN(cgroup_quotas_are_found_at_any_level);
     RUN(there_is_at_least_one_processor);
+    RUN(the_smaller_of_what_machine_and_cgroup_have_is_available);
     return 0;
 }

@@ -4,55 +4,37 @@
 #endif
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "check.h"
 #include "base/alloc.h"
-#include "shm/table.h"
+#include "base/clock.h"
+#include "shm/layout.h"
+#include "table_case.h"
+#include "thread/sync.h"
 
 #define WAIT_NS 5000000000
-
-static pd_key
-key_of(pd_table *table, const char *text)
-{
-    pd_key key;
-    pd_table_key(table, 1, text, strlen(text), 0, &key);
-    return key;
-}
-
-static pd_status
-put_bytes(pd_table *table, const char *text, const void *data, size_t size)
-{
-    pd_key key = key_of(table, text);
-    pd_value value = {.type = 9, .size = size, .data = data, .pin = PD_NO_PIN};
-    if (size > PD_SMALL_BYTES) {
-        void *room;
-        pd_status status = pd_table_stage(table, &key, size, WAIT_NS, &room, &value.pin);
-        if (status != PD_OK) {
-            return status;
-        }
-        memcpy(room, data, size);
-    }
-    return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
-}
 
 static pd_status
 put_int(pd_table *table, const char *text, int64_t number)
 {
-    pd_key key = key_of(table, text);
-    pd_value value = {.type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
+    pd_key key = text_key(table, text);
+    pd_value value = {
+        .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     return pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS);
 }
 
 static int64_t
 get_int(pd_table *table, const char *text)
 {
-    pd_key key = key_of(table, text);
+    pd_key key = text_key(table, text);
     pd_found found;
     int64_t number;
     CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
@@ -64,7 +46,7 @@ get_int(pd_table *table, const char *text)
 static void
 values_of_every_size(void)
 {
-    static const size_t sizes[] = {0,    1,    15,   16,   17,    100,    1023, 1024,
+    static const size_t sizes[] = {0,    1,    15,   16,   17,    100,    1023,   1024,
                                    1025, 2000, 4096, 5000, 70000, 300000, 5 << 20};
     unsigned char *data = pd_alloc(5 << 20, 1);
     for (size_t i = 0; i < 5 << 20; i++) {
@@ -78,8 +60,8 @@ values_of_every_size(void)
             size_t size = sizes[(i + (size_t)round * 4) % 15];
             char name[20];
             snprintf(name, sizeof(name), "key %zu", i);
-            CHECK(put_bytes(table, name, data, size) == PD_OK);
-            pd_key key = key_of(table, name);
+            CHECK(put_bytes(table, name, data, size, WAIT_NS) == PD_OK);
+            pd_key key = text_key(table, name);
             pd_found found;
             CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
             CHECK(found.size == size && found.type == 9);
@@ -108,9 +90,11 @@ keys_of_every_size(void)
             for (size_t extra = 0; extra < (size % 8 ? 1u : 40u); extra += 13) {
                 pd_key key, other;
                 uint64_t number = size * 100;
-                pd_value value = {.type = 9, .size = 8, .data = &number, .pin = PD_NO_PIN};
+                pd_value value = {
+                    .type = 9, .size = 8, .data = &number, .pin = PD_NO_PIN};
                 pd_table_key(table, 1, text, size, extra, &key);
-                CHECK(pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS) == PD_OK);
+                CHECK(pd_table_put(table, &key, &value, PD_ALWAYS, 0, WAIT_NS) ==
+                      PD_OK);
                 // Another kind, and extra bytes that differ.
                 pd_table_key(table, 2, text, size, 0, &other);
                 CHECK(pd_table_has(table, &other, WAIT_NS) == PD_EABSENT);
@@ -145,7 +129,7 @@ many_keys_come_and_go(void)
         snprintf(name, sizeof(name), "a key of some length, number %d", i);
         CHECK(get_int(table, name) == i);
         if (i % 3) {
-            pd_key key = key_of(table, name);
+            pd_key key = text_key(table, name);
             pd_found found;
             CHECK(pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, &found) == PD_OK);
             CHECK(found.size == 8 && pd_table_has(table, &key, WAIT_NS) == PD_EABSENT);
@@ -159,7 +143,7 @@ many_keys_come_and_go(void)
     size_t bytes = pd_table_bytes(table);
     for (int i = 0; i < 10 * MANY; i++) {
         snprintf(name, sizeof(name), "another key of some length, number %d", i);
-        pd_key key = key_of(table, name);
+        pd_key key = text_key(table, name);
         CHECK(put_int(table, name, i) == PD_OK);
         CHECK(pd_table_remove(table, &key, PD_ALWAYS, 0, WAIT_NS, NULL) == PD_OK);
     }
@@ -183,9 +167,10 @@ conditional_writes(void)
     pd_table *table;
     pd_found found;
     int64_t number = 1;
-    pd_value value = {.type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
+    pd_value value = {
+        .type = PD_VALUE_INT, .size = 8, .data = &number, .pin = PD_NO_PIN};
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     CHECK(pd_table_put(table, &key, &value, PD_IF_VERSION, 1, WAIT_NS) == PD_ECHANGED);
     CHECK(pd_table_put(table, &key, &value, PD_IF_ABSENT, 0, WAIT_NS) == PD_OK);
     CHECK(pd_table_put(table, &key, &value, PD_IF_ABSENT, 0, WAIT_NS) == PD_ECHANGED);
@@ -205,11 +190,13 @@ sums(void)
 {
     pd_table *table;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "count"), real = key_of(table, "real");
+    pd_key key = text_key(table, "count"), real = text_key(table, "real");
     int64_t term = 5;
-    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK && term == 5);
+    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK &&
+          term == 5);
     term = -7;
-    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK && term == -2);
+    CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_OK &&
+          term == -2);
     term = INT64_MIN;
     CHECK(pd_table_add(table, &key, PD_VALUE_INT, &term, WAIT_NS) == PD_EINVAL);
     CHECK(term == INT64_MIN && get_int(table, "count") == -2);
@@ -230,10 +217,10 @@ pins_keep_what_was_read(void)
     static const unsigned char *seen[COUNT];
     pd_table *table;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     for (int i = 0; i < COUNT; i++) {
         memset(data, i & 0xff, SIZE);
-        CHECK(put_bytes(table, "key", data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, "key", data, SIZE, WAIT_NS) == PD_OK);
         pd_found found;
         CHECK(pd_table_get(table, &key, WAIT_NS, &found) == PD_OK);
         pins[i] = found.pin;
@@ -253,7 +240,7 @@ pins_keep_what_was_read(void)
     CHECK(pd_table_audit(table, WAIT_NS) == PD_OK);
     size_t bytes = pd_table_bytes(table);
     for (int i = 0; i < COUNT; i++) {
-        CHECK(put_bytes(table, "key", data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, "key", data, SIZE, WAIT_NS) == PD_OK);
     }
     CHECK(pd_table_bytes(table) == bytes);
     pd_table_destroy(table);
@@ -270,7 +257,7 @@ listings_of_large_values(void)
         char name[20];
         snprintf(name, sizeof(name), "%d", i);
         memset(data, i & 0xff, SIZE);
-        CHECK(put_bytes(table, name, data, SIZE) == PD_OK);
+        CHECK(put_bytes(table, name, data, SIZE, WAIT_NS) == PD_OK);
     }
     for (int at_once = 0; at_once < 2; at_once++) {
         pd_listing listing;
@@ -289,7 +276,7 @@ listings_of_large_values(void)
             char name[20];
             snprintf(name, sizeof(name), "%d", i);
             memset(data, i & 0xff, SIZE);
-            CHECK(put_bytes(table, name, data, SIZE) == PD_OK);
+            CHECK(put_bytes(table, name, data, SIZE, WAIT_NS) == PD_OK);
         }
     }
     pd_table_destroy(table);
@@ -299,7 +286,7 @@ static void *
 find_claimed(void *arg)
 {
     pd_table *table = arg;
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     int64_t term = 1;
     CHECK(pd_table_claim(table, &key, WAIT_NS) == PD_ECLAIMED);
     CHECK(put_int(table, "key", 2) == PD_ECLAIMED);
@@ -318,7 +305,7 @@ claims(void)
     pd_table *table;
     pthread_t thread;
     CHECK(pd_table_create(0, &table) == PD_OK);
-    pd_key key = key_of(table, "key");
+    pd_key key = text_key(table, "key");
     CHECK(pd_table_release(table, &key, WAIT_NS) == PD_EABSENT);
     CHECK(pd_table_claim(table, &key, WAIT_NS) == PD_OK);
     CHECK(pd_table_count(table) == 0);
@@ -350,16 +337,18 @@ work(void *arg)
         seed = seed * 1664525 + 1013904223;
         char name[60];
         // Some keys are long; there are few, so that all meet.
-        snprintf(name, sizeof(name), seed & 64 ? "%u" : "%u, a key that is too long for a slot",
+        snprintf(name, sizeof(name),
+                 seed & 64 ? "%u" : "%u, a key that is too long for a slot",
                  (seed >> 8) % 40);
-        pd_key key = key_of(table, name), sum = key_of(table, "sum");
+        pd_key key = text_key(table, name), sum = text_key(table, "sum");
         int64_t one = 1;
         CHECK(pd_table_add(table, &sum, PD_VALUE_INT, &one, WAIT_NS) == PD_OK);
         pd_found found;
         switch (seed >> 28) {
             case 0:
             case 1:
-                CHECK(put_bytes(table, name, data, (seed >> 16) % 2000) == PD_OK);
+                CHECK(put_bytes(table, name, data, (seed >> 16) % 2000, WAIT_NS) ==
+                      PD_OK);
                 break;
             case 2:
             case 3: {
@@ -373,7 +362,8 @@ work(void *arg)
             }
             case 4: {
                 pd_listing listing;
-                CHECK(pd_table_list(table, true, seed & 32, WAIT_NS, &listing) == PD_OK);
+                CHECK(pd_table_list(table, true, seed & 32, WAIT_NS, &listing) ==
+                      PD_OK);
                 pd_listing_free(table, &listing);
                 break;
             }
@@ -387,8 +377,9 @@ work(void *arg)
                 if (status == PD_OK) {
                     unsigned char sum_of = 0;
                     for (size_t j = 0; j < found.size; j++) {
-                        sum_of = (unsigned char)(sum_of +
-                                                 ((const unsigned char *)found.data)[j]);
+                        sum_of =
+                            (unsigned char)(sum_of +
+                                            ((const unsigned char *)found.data)[j]);
                     }
                     CHECK(found.type == PD_VALUE_INT || sum_of == 0);
                     if (found.pin != PD_NO_PIN) {
@@ -418,6 +409,55 @@ threads_meet(void)
     pd_table_destroy(table);
 }
 
+static atomic_bool heap_is_contended, heap_was_held;
+
+// Takes the heap's lock again and again, after pauses in which others get some way or none.
+static void *
+hold_heap(void *arg)
+{
+    pd_table *table = arg;
+    pd_lock *lock = &table->shared->heap.lock;
+    const struct timespec hold = {.tv_nsec = 200000};
+    int64_t pause_ns = 0;
+    while (atomic_load(&heap_is_contended)) {
+        bool died;
+        CHECK(pd_lock_acquire(lock, WAIT_NS, &died) == PD_OK && !died);
+        atomic_store(&heap_was_held, true);
+        nanosleep(&hold, NULL);
+        CHECK(pd_lock_release(lock) == PD_OK);
+        pause_ns = (pause_ns + 7000) % 50000;
+        for (int64_t until = pd_now_ns() + pause_ns; pd_now_ns() < until;) {
+            pd_spin_pause();
+        }
+    }
+    return NULL;
+}
+
+// A heap that is busy for long is waited for, as long as the caller allows.
+static void
+busy_heap(void)
+{
+    pd_table *table;
+    pthread_t thread;
+    CHECK(pd_table_create(0, &table) == PD_OK);
+    atomic_store(&heap_is_contended, true);
+    CHECK(pthread_create(&thread, NULL, hold_heap, table) == 0);
+    while (!atomic_load(&heap_was_held)) {
+        sched_yield();
+    }
+    char name[60];
+    for (int i = 0; i < 100000; i++) {  // tables of slots are made anew many times
+        snprintf(name, sizeof(name), "%d", i);
+        CHECK(put_int(table, name, i) == PD_OK);
+    }
+    CHECK(pd_table_clear(table, WAIT_NS) == PD_OK);
+    CHECK(pd_table_count(table) == 0);
+    atomic_store(&heap_is_contended, false);
+    pthread_join(thread, NULL);
+    CHECK(pd_table_audit(table, WAIT_NS) == PD_OK);
+    pd_table_destroy(table);
+}
+
 static void
 attaching_checks(void)
 {
@@ -432,8 +472,8 @@ attaching_checks(void)
     CHECK(get_int(other, "key") == 42);
     // What one makes larger, the other sees.
     unsigned char *large = pd_calloc(6 << 20, 1);
-    CHECK(put_bytes(table, "large", large, 6 << 20) == PD_OK);
-    pd_key key = key_of(other, "large");
+    CHECK(put_bytes(table, "large", large, 6 << 20, WAIT_NS) == PD_OK);
+    pd_key key = text_key(other, "large");
     pd_found found;
     CHECK(pd_table_get(other, &key, WAIT_NS, &found) == PD_OK);
     CHECK(memcmp(found.data, large, 6 << 20) == 0);
@@ -465,7 +505,7 @@ memory_runs_out_here(void)
         pd_status status = pd_table_create(0, &table);
         if (status == PD_OK) {
             char big[5000] = {0};
-            status = put_bytes(table, "key", big, sizeof(big));
+            status = put_bytes(table, "key", big, sizeof(big), WAIT_NS);
             pd_listing listing;
             if (status == PD_OK) {
                 status = pd_table_list(table, true, true, WAIT_NS, &listing);
@@ -499,6 +539,7 @@ main(void)
     RUN(listings_of_large_values);
     RUN(claims);
     RUN(threads_meet);
+    RUN(busy_heap);
     RUN(attaching_checks);
     RUN(memory_runs_out_here);
     return 0;

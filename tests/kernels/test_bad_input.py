@@ -442,6 +442,7 @@ CHANGES_THE_PROCESS = {
     "simd_select",
     "set_result_cache_limit",
     "_set_pool_hooks",
+    "_set_shared_hooks",
     "__loader__",
 }
 

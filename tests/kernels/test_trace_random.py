@@ -82,7 +82,7 @@ def _vector_step(pair):
         _join("np.dot({}, {})", vector, vector),
         _join("np.linalg.norm({})", vector),
         _join("np.linalg.norm({}, {})", vector, st.sampled_from(["1", "np.inf", "3"])),
-        _join("{}[{}]", vector, st.sampled_from("0 1 2 -1".split())),
+        _join("{}[{}]", vector, st.sampled_from(["0", "1", "2", "-1"])),
         _join("sum(p * q for p, q in zip({}, {}))", vector, vector),
         _join("max(p - q for p, q in zip({}, {}))", vector, vector),
         _join("math.sqrt(sum(abs(p) for p in {}))", vector),
@@ -127,20 +127,24 @@ VECTORS = _vector_functions()
 
 
 def points(dtype, shape, seed, wild):
-    """Give points of a type: tame ones, or with everything that floats can be."""
+    """Give points of a type: tame ones, zeros and ones, or all that floats can be."""
     rng = np.random.default_rng(seed)
     dtype = np.dtype(dtype)
     if dtype.kind == "b":
         return rng.random(shape) < 0.5
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        low, high = (max(limits.min, -(2**60)), limits.max) if wild else (0, 12)
+        low, high = (max(limits.min, -(2**60)), limits.max) if wild == "wild" else (0, 12)
         return rng.integers(low, high, shape, dtype=dtype, endpoint=True)
+    if wild == "zeros":
+        return rng.choice(np.array([0.0, -0.0, 1.0, -1.0, 0.5], dtype), shape)
     values = (rng.normal(size=shape) * 2).round(int(rng.integers(0, 5))).astype(dtype)
-    if wild:
+    if wild == "wild":
         limits = np.finfo(dtype)
-        odd = [0.0, -0.0, np.nan, np.inf, -np.inf, limits.tiny, -limits.smallest_subnormal,
-               limits.max, -limits.max, 1.0, -1.0, limits.eps, 0.0005, 1e-20, 1e20]  # fmt: skip
+        odd = [
+            0.0, -0.0, np.nan, np.inf, -np.inf, limits.tiny, -limits.smallest_subnormal,
+            limits.max, -limits.max, 1.0, -1.0, limits.eps, 0.0005, 1e-20, 1e20,
+        ]  # fmt: skip
         mask = rng.random(shape) < 0.5
         values[mask] = rng.choice(np.array(odd, dtype), mask.sum())
     return values
@@ -174,40 +178,47 @@ def compare(text, x, y):
                 err_msg=f"{text}\n{way}",
             )
         raise AssertionError(f"{text}\n{way}\n{traced!r}\n{called!r}")
+    # Neither may happen, though the result is right then too.
+    assert not way.reason.startswith(("traced,", "its program")), (text, way)
     return way.way
 
 
 FLOATS = st.sampled_from(["f8", "f8", "f4"])
 SEEDS = st.integers(0, 10**6)
+WILD = st.sampled_from(["tame", "wild", "zeros"])
 
 
-@given(text=NUMBERS, dtype=FLOATS, other=FLOATS, seed=SEEDS, wild=st.booleans())
+@given(text=NUMBERS, dtype=FLOATS, other=FLOATS, seed=SEEDS, wild=WILD)
 @settings(max_examples=EXAMPLES)
 def test_numbers(text, dtype, other, seed, wild):
     compare(text, points(dtype, 13, seed, wild), points(other, 17, seed + 1, wild))
 
 
-@given(text=VECTORS, dtype=FLOATS, seed=SEEDS, wild=st.booleans())
+@given(text=VECTORS, dtype=FLOATS, seed=SEEDS, wild=WILD)
 @settings(max_examples=EXAMPLES)
 def test_vectors(text, dtype, seed, wild):
-    compare(text, points(dtype, (11, 3), seed, wild), points(dtype, (12, 3), seed + 1, wild))
+    compare(
+        text, points(dtype, (11, 3), seed, wild), points(dtype, (12, 3), seed + 1, wild)
+    )
 
 
 @given(
     text=st.one_of(NUMBERS, VECTORS),
-    dtype=st.sampled_from("i8 i4 i2 i1 u1 u2 u4 u8 ?".split()),
+    dtype=st.sampled_from(["i8", "i4", "i2", "i1", "u1", "u2", "u4", "u8", "?"]),
     seed=SEEDS,
-    wild=st.booleans(),
+    wild=WILD,
 )
 @settings(max_examples=EXAMPLES)
 def test_integers(text, dtype, seed, wild):
     shape = (3,) if "[" in text or "@" in text or "WEIGHTS" in text else ()
-    compare(text, points(dtype, (8, *shape), seed, wild), points(dtype, (9, *shape), seed, wild))
+    compare(
+        text, points(dtype, (8, *shape), seed, wild), points(dtype, (9, *shape), seed, wild)
+    )
 
 
 def test_most_random_functions_are_traced():
     ways = {"traced": 0, "called": 0}
-    x, y = points("f8", 13, 1, False), points("f8", 17, 2, False)
+    x, y = points("f8", 13, 1, "tame"), points("f8", 17, 2, "tame")
 
     @given(text=NUMBERS)
     @settings(max_examples=EXAMPLES)
@@ -216,5 +227,3 @@ def test_most_random_functions_are_traced():
 
     count()
     assert ways["traced"] > 2 * ways["called"], ways
-
-

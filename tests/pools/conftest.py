@@ -15,7 +15,8 @@ import time
 import pytest
 
 import pydistrib
-from pydistrib.pools.protocol import Engine, PoolBase, PoolStats
+from pydistrib.pools.engine import Engine, PoolStats
+from pydistrib.pools.protocol import PoolBase
 
 
 class ForeignEngine(Engine):
@@ -87,21 +88,77 @@ class ForeignPool(PoolBase):
         super().__init__(ForeignEngine(processes))
 
 
+@functools.cache
+def dask_client(processes, workers):
+    """One client, and cluster of so many processes or threads, for all tests."""
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=workers if processes else 1,
+        threads_per_worker=1 if processes else workers,
+        processes=processes,
+        dashboard_address="localhost:0",
+    )
+    return distributed.Client(cluster, set_as_default=False)
+
+
+def dask_pool(processes):
+    most = 2 if processes else 8
+    return lambda workers: pydistrib.DaskPool(dask_client(processes, min(workers, most)))
+
+
 POOLS = {
     "threads": pydistrib.ThreadPool,
     "foreign": ForeignPool,
     "fork": functools.partial(pydistrib.Pool, context="fork"),
     "forkserver": functools.partial(pydistrib.Pool, context="forkserver"),
     "spawn": functools.partial(pydistrib.Pool, context="spawn"),
+    "dask threads": dask_pool(processes=False),
+    "dask processes": dask_pool(processes=True),
 }
-PROCESSES = ("fork", "forkserver", "spawn")
+PROCESSES = ("fork", "forkserver", "spawn", "dask processes")
+
+# What these tests give to a task, or compare its result with, is an object of the
+# test's own process.
+SHARE_MEMORY = {
+    "test_a_failure_has_its_traceback": "a traceback of another process is text",
+    "test_get_times_out": "a gate",
+    "test_whatever_is_raised_is_the_result": "the very exception",
+    "test_the_first_failure_is_raised_after_all_have_run": "a list",
+    "test_rows_are_views": "a view",
+    "test_order_of_arrival": "a gate",
+    "test_next_with_a_timeout": "a gate",
+    "test_close_cancels_what_is_queued": "a gate",
+    "test_futures_are_real": "the very result",
+    "test_own_as_completed": "a gate",
+    "test_own_as_completed_times_out": "a gate",
+    "test_cancel": "a gate",
+    "test_timeout_gives_the_result_at_once": "a gate",
+    "test_timeout_of_one_among_many": "a gate",
+    "test_retries": "a dict",
+    "test_cancelling_the_await_cancels_the_task": "a gate",
+}
+DASK_DIFFERS = {
+    "test_terminate_fails_what_has_not_begun": "terminate() stops what runs as well",
+    "test_a_pool_that_is_not_closed_warns_and_finishes": "is made from a client",
+}
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        name = getattr(item, "originalname", "")
+        pool = getattr(item, "callspec", None) and item.callspec.params.get("make_pool")
+        why = None
+        if str(pool).startswith("dask"):
+            why = DASK_DIFFERS.get(name)
+        if pool in PROCESSES and name in SHARE_MEMORY:
+            why = f"shares with its tasks: {SHARE_MEMORY[name]}"
+        if why:
+            item.add_marker(pytest.mark.skip(reason=why))
 
 
 @pytest.fixture(params=POOLS)
 def make_pool(request):
     """Make a pool of the type under test; it is terminated and joined after the test."""
-    if request.param in PROCESSES and request.node.get_closest_marker("in_process"):
-        pytest.skip("its tasks share objects with the test")
     made = []
 
     def make(workers=2):
@@ -120,8 +177,15 @@ def pool(make_pool):
     return make_pool(2)
 
 
-# Threads that serve the whole process, and end with it.
-SHARED = ("pydistrib-time-limits",)
+# Threads that serve the whole process, or Dask's clusters, and end with them.
+SHARED = (
+    "pydistrib-time-limits",
+    "Dask",
+    "IO loop",
+    "Profile",
+    "QueueFeederThread",
+    "TCP-Executor",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +197,9 @@ def nothing_left():
     deadline = time.monotonic() + 10
     while True:
         left = [
-            t for t in threading.enumerate() if t not in before and t.name not in SHARED
+            t
+            for t in threading.enumerate()
+            if t not in before and not any(name in t.name for name in SHARED)
         ]
         if not left:
             return

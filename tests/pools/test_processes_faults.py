@@ -21,7 +21,7 @@ import pytest
 
 import pydistrib
 from pydistrib import PoolBroken, TimeoutError, WorkerDied
-from pydistrib.errors import BrokenProcessPool
+from pydistrib.pools.broken import BrokenProcessPool
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pools need memfd")
 

@@ -82,7 +82,6 @@ class TestApply:
         assert first.value.args == (1,)
         assert not result.successful()
 
-    @pytest.mark.in_process
     def test_a_failure_has_its_traceback(self, pool):
         with pytest.raises(Unwell) as caught:
             pool.apply(fail)
@@ -93,7 +92,6 @@ class TestApply:
             trace = trace.tb_next
         assert frames[-1] == "fail"
 
-    @pytest.mark.in_process
     def test_get_times_out(self, pool):
         gate = threading.Event()
         result = pool.apply_async(gate.wait)
@@ -151,7 +149,6 @@ class TestApply:
         with pytest.raises(TypeError):
             pool.apply(square, (1, 2))
 
-    @pytest.mark.in_process
     @pytest.mark.parametrize(
         "error",
         [
@@ -280,7 +277,6 @@ class TestMap:
             with pytest.raises(TypeError, match="not iterable"):
                 method(square, 5)
 
-    @pytest.mark.in_process
     def test_the_first_failure_is_raised_after_all_have_run(self, pool):
         ran = []
 
@@ -321,7 +317,6 @@ class TestMap:
 
 
 class TestArrays:
-    @pytest.mark.in_process
     def test_rows_are_views(self, pool):
         table = np.arange(12.0).reshape(4, 3)
 
@@ -389,7 +384,6 @@ class TestImap:
         )
         assert sorted(results) == expected
 
-    @pytest.mark.in_process
     def test_order_of_arrival(self, pool):
         gate = threading.Event()
 
@@ -403,7 +397,6 @@ class TestImap:
         gate.set()
         assert next(results) == 0
 
-    @pytest.mark.in_process
     def test_next_with_a_timeout(self, pool):
         gate = threading.Event()
         results = pool.imap(lambda x: gate.wait(10), range(1))
@@ -489,7 +482,6 @@ class TestImap:
         with pytest.raises((ValueError, TypeError), match="buffersize must be"):
             pool.imap(square, [1], buffersize=bad)
 
-    @pytest.mark.in_process
     def test_close_cancels_what_is_queued(self, pool):
         gate = threading.Event()
         ran = []
@@ -557,7 +549,6 @@ class TestImap:
 
 
 class TestSubmit:
-    @pytest.mark.in_process
     def test_futures_are_real(self, pool):
         future = pool.submit(pow, 2, 5)
         assert isinstance(future, concurrent.futures.Future)
@@ -578,7 +569,6 @@ class TestSubmit:
         done = concurrent.futures.as_completed(futures, timeout=30)
         assert {f.result() for f in done} == {square(i) for i in range(20)}
 
-    @pytest.mark.in_process
     def test_own_as_completed(self, pool):
         gate = threading.Event()
         slow = pool.submit(gate.wait, 10)
@@ -593,14 +583,12 @@ class TestSubmit:
         assert next(results) is slow
         assert next(results, None) is None
 
-    @pytest.mark.in_process
     def test_own_as_completed_times_out(self, pool):
         gate = threading.Event()
         with pytest.raises(TimeoutError):
             list(pool.as_completed([pool.submit(gate.wait, 10)], timeout=0.05))
         gate.set()
 
-    @pytest.mark.in_process
     def test_cancel(self, make_pool):
         pool = make_pool(1)
         gate = threading.Event()
@@ -639,7 +627,6 @@ class TestSubmit:
 
 
 class TestLimits:
-    @pytest.mark.in_process
     def test_timeout_gives_the_result_at_once(self, pool):
         gate = threading.Event()
         start = time.monotonic()
@@ -648,7 +635,6 @@ class TestLimits:
         assert time.monotonic() - start < 5
         gate.set()
 
-    @pytest.mark.in_process
     def test_timeout_of_one_among_many(self, make_pool):
         pool = make_pool(3)
         gate = threading.Event()
@@ -682,7 +668,6 @@ class TestLimits:
             with pytest.raises((ValueError, TypeError), match="timeout must be"):
                 call()
 
-    @pytest.mark.in_process
     def test_retries(self, pool):
         lock = threading.Lock()
         tries = {}
@@ -745,7 +730,6 @@ class TestAsyncio:
 
         asyncio.run(main())
 
-    @pytest.mark.in_process
     def test_cancelling_the_await_cancels_the_task(self, make_pool):
         pool = make_pool(1)
         gate = threading.Event()
@@ -839,7 +823,6 @@ class TestLife:
         assert [r.get(0) for r in results] == [square(i) for i in range(100)]
         assert many.get(0) == [square(i) for i in range(1000)]
 
-    @pytest.mark.in_process
     def test_terminate_fails_what_has_not_begun(self, make_pool):
         pool = make_pool(1)
         gate = threading.Event()

@@ -313,6 +313,37 @@ class TestCtrlC:
         assert float(first.split()[1]) < 0.2
         assert second == "[3, 2, 1]"
 
+    def test_a_press_while_a_thread_starts(self, monkeypatch):
+        """It is raised, and the pool knows that it has the thread."""
+        start = threading.Thread.start
+
+        def interrupted(thread):
+            monkeypatch.setattr(threading.Thread, "start", start)
+            start(thread)
+            raise KeyboardInterrupt
+
+        with ThreadPool(1) as pool:
+            monkeypatch.setattr(threading.Thread, "start", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.apply_async(square, (2,))
+            assert pool.map(square, range(5)) == [0, 1, 4, 9, 16]
+            assert len(pool._engine.crew.threads) == 1
+            assert pool._engine.queue.info()[0] == 1
+        pool.join()
+
+    def test_no_thread_can_be_started(self, monkeypatch):
+        def refuse(thread):
+            raise RuntimeError("can't start new thread")
+
+        with ThreadPool(2) as pool:
+            with monkeypatch.context() as patch:
+                patch.setattr(threading.Thread, "start", refuse)
+                for call in (pool.apply, pool.submit):
+                    with pytest.raises(RuntimeError, match="can't start a new thread"):
+                        call(square)
+            assert pool.map(square, range(3)) == [0, 1, 4]
+        pool.join()
+
     def test_join(self):
         script = """
             import os, signal, threading, time
@@ -660,12 +691,19 @@ class TestCost:
         pool.join()
         assert used < 200
 
-    def test_an_idle_pool_uses_no_cpu(self, pool):
-        pool.map(square, range(1000))
-        time.sleep(0.1)
-        before = time.process_time()
-        time.sleep(0.5)
-        assert time.process_time() - before < 0.01
+    def test_an_idle_pool_uses_no_cpu(self, run_python):
+        """In a process of its own: other tests' clusters have threads that live on."""
+        code = """
+            import time
+            from pydistrib import ThreadPool
+            with ThreadPool(2) as pool:
+                pool.map(abs, range(1000))
+                time.sleep(0.1)
+                before = time.process_time()
+                time.sleep(0.5)
+                print(time.process_time() - before)
+        """
+        assert float(run_python(code)) < 0.1  # a thread that spins takes 0.5
 
     def test_tasks_that_let_go_of_the_lock_run_at_a_time(self):
         with ThreadPool(8) as pool:

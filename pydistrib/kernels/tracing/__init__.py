@@ -8,10 +8,12 @@ From a Python function of two points to a program for the core.
              --graph----> nodes: operations on doubles, each with a bound of its error
              --program--> words that the expression machine runs (src/expr/program.h)
 
-`sandbox` decides what a traced function may touch; `numpy_functions` and
-`python_functions` hold the stand-ins of what it may call; `symbols` stand for numbers and
-arrays, `operations` are what can be done with them, `kinds` the types they would have;
-`bounds` knows how errors spread.  Whatever is not known here is refused with a reason.
+`sandbox` decides what a traced function may touch, by `code` before it runs and with
+`poison` in place of what it must not; `stand_ins` of what it may call are in
+`numpy_functions`, `reductions`, `matrices`, `python_functions` and `corrected_sum`;
+`symbols` stand for numbers and arrays, `operations` are what can be done with them,
+`kinds` the types they would have; `bounds` and `function_bounds` know how errors spread,
+and `signs` which zeros can meet.  Whatever is not known here is refused with a reason.
 `pydistrib.kernels.trace` puts the parts together and checks the outcome against the
 function itself.
 """

@@ -98,9 +98,13 @@ def _near(g: Graph, a: int, b: int, distance: int) -> int:
 
 
 def _step(g: Graph, op: str, a: int, da: int) -> int:
-    """Give infinity where a step function may be on another step."""
+    """Give infinity where a step function may be on another step, or on another zero."""
     low, high = g.op(op, g.op("SUB", a, da)), g.op(op, g.op("ADD", a, da))
-    return infinite_if(g, g.op("NE", low, high))
+    other = g.op("NE", low, high)
+    if not not_negative(g, a):
+        # Rounded to zero, a negative number gives -0.0.
+        other = g.op("OR", other, g.op("LE", g.op("ABS", a), da))
+    return infinite_if(g, other)
 
 
 def operation(
@@ -161,8 +165,19 @@ def summed(
     if bound is None and not any_order:
         return None
     size = g.fold("ADD", g.op("ABS", terms))
-    spread = g.fold("ADD", bound) if bound is not None else None
+    spread = None
+    if bound is not None:
+        # One bound may stand for all elements.
+        one = g.nodes[bound].length == 0
+        spread = times(g, float(length), bound) if one else g.fold("ADD", bound)
     return plus(g, spread, of_order(g, r, size, length, u))
+
+
+def largest(g: Graph, bound: Bound) -> Bound:
+    """Bound a minimum or a maximum of elements."""
+    if bound is None or g.nodes[bound].length == 0:
+        return bound
+    return g.fold("MAX", bound)
 
 
 def of_order(g: Graph, r: int, size: int, length: int, u: float) -> int:

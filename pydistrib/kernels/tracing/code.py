@@ -115,7 +115,7 @@ def _attributes(code: types.CodeType) -> Iterator[Any]:
 
 
 def _has_while_loop(code: types.CodeType) -> bool:
-    """Tell whether code jumps back to what is no for loop: it may swallow refusals forever."""
+    """Tell whether code jumps back to what is no for loop: it might never end."""
     at: dict[int, str] = {}
     jumps = []
     for instruction in dis.get_instructions(code):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ from pydistrib.kernels.tracing.kinds import (
     unit,
 )
 from pydistrib.kernels.tracing.refusal import refuse
-from pydistrib.kernels.tracing.signs import zeros_differ
+from pydistrib.kernels.tracing.signs import is_minus_zero, zeros_differ
 from pydistrib.kernels.tracing.symbols import Interval, Symbol, Trace
 
 # Rounded to one of Python's integers, larger values are left to the function itself: what
@@ -76,7 +77,7 @@ def elementwise(trace: Trace, operation: Operation, *operands: Any) -> Symbol:
     if result is None:
         names = ", ".join(kind.name for kind in kinds)
         refuse(f"{_name(operation)} of {names} does not give a real number")
-    length = _common_length(values)
+    length = common_length(values)
     if operation.op == "WHERE":
         condition, *rest = values
         inside = result
@@ -166,7 +167,8 @@ def _name(operation: Operation) -> str:
     return getattr(operation.function, "__name__", "an operation")
 
 
-def _common_length(values: list[Symbol]) -> int:
+def common_length(values: list[Symbol]) -> int:
+    """Give the length of the vectors among some values; 0 if there are none."""
     lengths = {value.length for value in values if value.kind.ndim == 1}
     if len(lengths) > 1:
         refuse(f"it combines vectors of lengths {sorted(lengths)}")
@@ -323,7 +325,7 @@ def combine_truths(
     truths = [truth(value) for value in values]
     node = trace.graph.op(op, *(value.node for value in truths))
     bound = bounds.plus(trace.graph, *(value.bound for value in truths))
-    return Symbol(trace, node, result, _common_length(values), bound, (0, 1))
+    return Symbol(trace, node, result, common_length(values), bound, (0, 1))
 
 
 def round_symbol(value: Symbol, ndigits: int | None) -> Symbol:
@@ -368,10 +370,13 @@ def to_python_int(value: Symbol, op: str) -> Symbol:
 def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     """Raise to a power: exactly where NumPy takes a short cut, else by its function."""
     base, exponent = trace.symbol(a), trace.symbol(b)
-    result = kind_of_call(function, [base, exponent])
+    constant = exponent.constant if exponent.kind.ndim < 0 else None
+    if constant is None:
+        result = kind_of_call(function, [base, exponent])
+    else:
+        result = _kind_of_power(function, base.kind, exponent.kind, constant)
     if result is None:
         refuse(f"** of {base.kind.name} and {exponent.kind.name} is not known")
-    constant = exponent.constant if exponent.kind.ndim < 0 else None
     if result.name in INTEGER_KINDS:
         return _integer_power(trace, function, base, constant)
     if result.name not in FLOAT_KINDS:
@@ -381,16 +386,30 @@ def power(trace: Trace, function: Callable[..., Any], a: Any, b: Any) -> Symbol:
     if op is None:
         slow = Operation(function, "", np.power, FUNCTION_UNITS, raises=raises)
         return elementwise(trace, slow, base, exponent)
-    # Arrays take the short cut; one number goes through the C library's pow().
+    # Arrays of floats take the short cut; one number, and in NumPy 1 integers, go through
+    # the C library's pow().
     by_array = base.kind.ndim == 1 and function is operator.pow
+    by_array = by_array and base.kind.name in FLOAT_KINDS
     units = 0.0 if by_array and type(constant) in (int, float) else POWER_UNITS
     arg = convert(base, result.name)
     args: tuple[int, ...] = (arg.node,)
     given: tuple[bounds.Bound, ...] = (arg.bound,)
     if op == "DIV":
         args, given = (trace.graph.const(1.0), arg.node), (None, arg.bound)
+    if op == "SQRT" and not by_array:
+        # The root of -0.0 is -0.0, the power 0.0.
+        trace.guard_any(is_minus_zero(trace.graph, arg.node))
     fast = Operation(function, op, units=units, raises=raises)
     return finish(trace, fast, result, base.length, args, given, result.name)
+
+
+@lru_cache(maxsize=1024)
+def _kind_of_power(
+    function: Callable[..., Any], base: Kind, kind: Kind, exponent: Any
+) -> Kind | None:
+    """Give a power's kind, which may depend on the exponent: some take a short cut."""
+    # `kind`, the exponent's, keeps 2 and 2.0 apart, which are one key.
+    return kind_of_operands(function, [sample(base), exponent])
 
 
 _SHORT_POWERS: Final = {1.0: "COPY", 2.0: "SQUARE", 0.5: "SQRT", -1.0: "DIV"}

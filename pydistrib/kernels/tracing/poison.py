@@ -52,6 +52,7 @@ def _fix(cls: type, names: str) -> None:
 
     for name in names.split():
         setattr(cls, name, changes)
+    cls.__name__ = cls.__mro__[1].__name__
 
 
 _fix(

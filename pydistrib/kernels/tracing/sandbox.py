@@ -54,7 +54,9 @@ class _Module:
         self.__module = module
         # Beside each stand-in what it stands for, which somebody may replace.
         self.__names = {
-            name: (stand, getattr(module, name)) for name, stand in names.items()
+            name: (stand, getattr(module, name))
+            for name, stand in names.items()
+            if _is_original(module, getattr(module, name))
         }
 
     def __getattr__(self, attribute: str) -> Any:
@@ -64,6 +66,12 @@ class _Module:
         if getattr(self.__module, attribute, None) is not known[1]:
             refuse(f"{self.__module.__name__}.{attribute} was replaced by something else")
         return known[0]
+
+
+def _is_original(module: types.ModuleType, value: Any) -> bool:
+    """Tell whether a module's function is its own: somebody may have replaced it."""
+    home = getattr(value, "__module__", None)
+    return home in (None, module.__name__, f"_{module.__name__}") or not callable(value)
 
 
 @cache
@@ -89,7 +97,7 @@ def _known_functions() -> dict[int, Any]:
     ):
         for name, stand in names.items():
             real = getattr(module, name)
-            if callable(real):
+            if callable(real) and _is_original(module, real):
                 known[id(real)] = stand
     known[id(np.linalg.norm)] = numpy_functions.norm_handler()
     return known

@@ -14,9 +14,11 @@ from typing import Final
 from pydistrib.kernels.tracing.graph import Graph
 
 _POSITIVE_OPS: Final = frozenset(
-    ("ABS", "ABSDIFF", "SQUARE", "SQDIFF", "ISNAN", "ISFINITE", "NOT", "LT", "LE", "EQ")
-    + ("NE", "AND", "OR")
-)
+    [
+        "ABS", "ABSDIFF", "SQUARE", "SQDIFF", "ISNAN", "ISFINITE", "NOT", "LT", "LE", "EQ",
+        "NE", "AND", "OR",
+    ]
+)  # fmt: skip
 _POSITIVE_CALLS: Final = frozenset(("exp", "exp2", "cosh", "hypot"))
 _MINUS_ZERO: Final = struct.unpack("<q", struct.pack("<d", -0.0))[0]
 
@@ -51,9 +53,11 @@ def _not_negative(g: Graph, index: int, depth: int) -> bool:
 
 # Of operands that are not negative these are not negative either.
 _MONOTONE_OPS: Final = frozenset(
-    ("ADD", "MUL", "DIV", "SQRT", "COPY", "TO_F32", "FLOOR", "CEIL", "TRUNC", "RINT")
-    + ("MIN", "MAX", "FMIN", "FMAX", "WHERE", "fold")
-)
+    [
+        "ADD", "MUL", "DIV", "SQRT", "COPY", "TO_F32", "FLOOR", "CEIL", "TRUNC", "RINT",
+        "MIN", "MAX", "FMIN", "FMAX", "WHERE", "fold",
+    ]
+)  # fmt: skip
 
 
 def never_minus_zero(g: Graph, index: int, depth: int = _DEPTH) -> bool:
@@ -107,7 +111,7 @@ def _is_single(g: Graph, index: int) -> bool:
 
 
 def zeros_differ(g: Graph, a: int, b: int) -> int | None:
-    """Give the node that tells where a and b are zeros of different signs, if they can be."""
+    """Give the node that tells where a and b are zeros of two signs, if they can be."""
     for index in (a, b):
         node = g.nodes[index]
         if node.op == "const" and g.value_of(index) != 0:
@@ -119,10 +123,17 @@ def zeros_differ(g: Graph, a: int, b: int) -> int | None:
     return g.op("AND", g.op("EQ", a, b), signs)
 
 
+def is_minus_zero(g: Graph, index: int) -> int | None:
+    """Give the node that tells where a node is -0.0, if it can be."""
+    if never_minus_zero(g, index):
+        return None
+    return g.op("EQ", g.op("DIV", g.const(1.0), index), g.const(float("-inf")))
+
+
 def zeros_within(g: Graph, vector: int, extreme: int) -> int | None:
     """Give the node that tells where an extreme is a zero, and -0.0 among the elements."""
-    if never_minus_zero(g, vector):
+    minus_zero = is_minus_zero(g, vector)
+    if minus_zero is None:
         return None
-    reciprocal = g.op("DIV", g.const(1.0), vector)
-    some = g.fold("MAX", g.op("EQ", reciprocal, g.const(float("-inf"))))
+    some = g.fold("MAX", minus_zero)
     return g.op("AND", some, g.op("EQ", extreme, g.const(0.0)))

@@ -1,4 +1,4 @@
-"""Stand-ins: what a traced function finds in place of the functions and classes it calls."""
+"""Stand-ins: what a traced function finds in place of what it calls."""
 
 from __future__ import annotations
 

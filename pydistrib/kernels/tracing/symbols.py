@@ -55,6 +55,8 @@ class Trace:
     def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         self.graph = Graph(x, y)
         self.features = 0 if x.ndim == 1 else x.shape[1]
+        # All that the function computed, used in the end or not.
+        self.computed: set[int] = set()
         self.start_way([])
 
     def start_way(self, choices: list[bool]) -> None:
@@ -158,6 +160,7 @@ class Symbol:
         interval: Interval | None = None,
         constant: Any = None,
     ) -> None:
+        trace.computed.add(node)
         self.trace = trace
         self.node = node
         self.kind = kind
@@ -257,12 +260,12 @@ class Symbol:
         return operations.round_symbol(self, ndigits)
 
     def __matmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(self, other)
 
     def __rmatmul__(self, other: Any) -> Symbol:
-        from pydistrib.kernels.tracing.numpy_functions import matmul
+        from pydistrib.kernels.tracing.reductions import matmul
 
         return matmul(other, self)
 
