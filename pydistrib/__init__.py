@@ -2,9 +2,9 @@
 Threads, processes and pairwise kernels at C speed: change the import, keep the code.
 
 Layout: public names are listed here and defined in `kernels` (matrices of all pairs),
-`pools` (threads, processes, a Dask cluster), `processes` (one process), `threads` (one thread, locks, counters), `shared` (state
-in shared memory) and `_config` (how many threads).  `_core` is the C extension.  Importing
-starts no thread and imports nothing but NumPy.
+`pools` (threads, processes, a Dask cluster), `threads` and `processes` (one of them; locks,
+counters), `shared` (state in shared memory) and `_config` (how many threads).  `_core` is
+the C extension.  Importing starts no thread and imports nothing but NumPy.
 """
 
 from importlib import import_module as _import_module

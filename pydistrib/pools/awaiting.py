@@ -49,10 +49,12 @@ def _await(result: AsyncResult[R]) -> Generator[Any, None, R]:
     result._then(functools.partial(_wake, loop, done))
     try:
         yield from done
+        return result.get()
     except asyncio.CancelledError:
         result.cancel()
         raise
-    return result.get()
+    finally:
+        del result  # an exception refers to this frame, and the result to it
 
 
 async def _anext(iterator: ResultIterator[R]) -> R:

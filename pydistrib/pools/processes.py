@@ -767,6 +767,10 @@ class ProcessEngine(Engine):
             self.nursery.kill(worker._pid, signal.SIGKILL)
         return True
 
+    def abandon(self, result: AsyncResult[Any]) -> None:
+        """Stop a call or a map, with the workers that run it: it was interrupted."""
+        result.cancel()
+
     def cancel_waiting(self) -> None:
         """Cancel all calls that no worker has begun."""
         why = CancelledError("the executor was shut down")

@@ -263,6 +263,8 @@ class PoolBase:
             if not result.ready():
                 self._engine.abandon(result)
             raise
+        finally:
+            del result  # an exception refers to this frame, and the result to it
 
     def apply_async(
         self,
