@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -16,6 +17,10 @@ from hypothesis import settings
 # The same examples on every machine; no time limit on one, since machines are shared.
 settings.register_profile("pydistrib", deadline=None, derandomize=True, max_examples=60)
 settings.load_profile("pydistrib")
+
+# A job in the background of a shell starts with SIGINT ignored, and so do its children:
+# the tests of Ctrl-C are to run there as well.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _post_matrix(function: Callable[[Any, Any], Any], alpha: Any, beta: Any) -> Any:
