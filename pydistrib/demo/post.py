@@ -8,6 +8,7 @@ argument: the standard one for the original, pydistrib for ours.
 from __future__ import annotations
 
 import multiprocessing.pool
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def fill_by_processes(library: Any, items: int) -> dict[Any, Any]:
     manager = library.Manager()
     return_dict = manager.dict()
     jobs = [
-        multiprocessing.Process(target=_fill, args=(procnum, return_dict, items))
+        library.Process(target=_fill, args=(procnum, return_dict, items))
         for procnum in range(5)
     ]
     for job in jobs:
@@ -99,6 +100,16 @@ def fill_by_processes(library: Any, items: int) -> dict[Any, Any]:
     filled: dict[Any, Any] = return_dict.copy()
     manager.shutdown()
     return filled
+
+
+def _identify(procnum: int) -> tuple[int, int]:
+    return procnum, os.getpid()
+
+
+def map_jobs(library: Any) -> list[tuple[int, int]]:
+    """Let a pool of five processes say, for five jobs, which of them ran each."""
+    with library.Pool(processes=5) as pool:
+        return list(pool.map(_identify, range(5)))
 
 
 def absolute_distance(a: Any, b: Any) -> Any:
@@ -225,6 +236,25 @@ def _compare_dicts(items: int, setting: Setting) -> Comparison:
     )
 
 
+def _compare_jobs(setting: Setting) -> Comparison:
+    return Comparison(
+        size="5 jobs",
+        original_name="standard Pool",
+        original=lambda: map_jobs(multiprocessing),
+        ours=lambda: map_jobs(pydistrib),
+        same=_are_jobs_of_others,
+    )
+
+
+def _are_jobs_of_others(*runs: list[tuple[int, int]]) -> bool:
+    """Tell whether each run has all jobs in order, none of them run by this process."""
+    return all(
+        [procnum for procnum, _ in jobs] == list(range(5))
+        and os.getpid() not in {pid for _, pid in jobs}
+        for jobs in runs
+    )
+
+
 def _numbers(count: int) -> tuple[NDArray[Any], NDArray[Any]]:
     rng = np.random.default_rng(0)
     return rng.random(count), rng.random(count)
@@ -280,12 +310,12 @@ def _compare_callbacks(setting: Setting) -> Comparison:
     alpha, beta = _numbers(300 if setting.quick else 1000)
 
     def on(library: Any) -> NDArray[Any]:
-        return kernel_by_callback(library.ThreadPool, absolute_distance, alpha, beta)
+        return kernel_by_callback(library.Pool, absolute_distance, alpha, beta)
 
     return Comparison(
         size=f"{len(alpha)} x {len(beta)}",
-        original_name="standard pool",
-        original=lambda: on(multiprocessing.pool),
+        original_name="standard Pool",
+        original=lambda: on(multiprocessing),
         ours=lambda: on(pydistrib),
         same=same_bits,
         peer_name="pydistrib.kernel",
@@ -371,17 +401,18 @@ EXAMPLES: Final = (
     Example(
         "dict filled by processes, an item each",
         partial(_compare_dicts, 1),
-        needs=("Manager",),
+        needs=("Process", "Manager"),
     ),
     Example(
         "dict filled by processes, many items",
         partial(_compare_dicts, 2000),
-        needs=("Manager",),
+        needs=("Process", "Manager"),
     ),
+    Example("five jobs by Pool.map", _compare_jobs, needs=("Pool",)),
     Example("kernel of a Python function", _compare_functions),
     Example("kernel of a built-in metric", _compare_metrics),
     Example("kernel of a function of rows", _compare_points),
-    Example("kernel by apply_async", _compare_callbacks, needs=("ThreadPool",)),
+    Example("kernel by apply_async", _compare_callbacks, needs=("Pool",)),
     Example("Dask: submit, as_completed", _compare_as_completed, needs=("DaskPool",)),
     Example("Dask: kernel by rows", _compare_dask_kernels, needs=("DaskPool",)),
 )
