@@ -262,58 +262,12 @@ class TestFunctions:
 
 
 class TestKernels:
-    @pytest.fixture(scope="class")
-    def thread_pool(self):
-        with pydistrib.ThreadPool(2) as pool:
-            yield pool
-
-    @pytest.fixture(params=["threads", "dask processes", "dask threads"])
-    def any_pool(self, request, client, thread_pool):
-        if request.param == "threads":
-            yield thread_pool
-        elif request.param == "dask processes":
-            with DaskPool(client) as pool:
-                yield pool
-        else:
-            with DaskPool(processes=False, n_workers=1, threads_per_worker=2) as pool:
-                yield pool
-
     @pytest.fixture(autouse=True)
     def small_tiles(self, monkeypatch):
         from pydistrib.kernels import distributed as tiles
 
         monkeypatch.setattr(tiles, "TILE_SECONDS", 0.002)
         monkeypatch.setattr(tiles, "_SURELY_SHORT", 0)
-
-    CASES = (
-        ("euclidean", (700, 5), (900, 5), np.float64),
-        ("euclidean", (700, 5), (900, 5), np.float32),
-        ("rbf", (3000, 3), None, np.float64),
-        (slow_distance, (90,), (130,), np.float64),
-        (gaussian, (800, 4), (700, 4), np.float64),
-        (lambda a, b: abs(a - b), (2000,), (1500,), np.float64),
-        (lambda a, b: abs(a - b) % 7, (1500,), (1400,), np.int32),
-    )
-
-    @pytest.mark.parametrize("case", range(len(CASES)))
-    def test_same_bits(self, any_pool, case, tmp_path, assert_same_bits):
-        function, a, b, dtype = self.CASES[case]
-        rng = np.random.default_rng(case)
-        x = (rng.standard_normal(a) * 100).astype(dtype)
-        y = x if b is None else (rng.standard_normal(b) * 100).astype(dtype)
-        expected = pydistrib.kernel(function, x, y)
-        assert_same_bits(pydistrib.kernel(function, x, y, pool=any_pool), expected)
-        out = np.empty_like(expected)
-        assert pydistrib.kernel(function, x, y, pool=any_pool, out=out) is out
-        assert_same_bits(out, expected)
-        path = tmp_path / "out.dat"
-        mapped = np.memmap(path, np.float32, "w+", offset=20, shape=expected.shape)
-        assert pydistrib.kernel(function, x, y, pool=any_pool, out=mapped) is mapped
-        mapped.flush()
-        again = np.memmap(path, np.float32, "r", offset=20, shape=expected.shape)
-        assert_same_bits(np.array(again), expected)
-        full = pydistrib.pairwise(x, y, function)
-        assert_same_bits(pydistrib.pairwise(x, y, function, pool=any_pool), full)
 
     def test_doubts_are_settled_here(self, client, assert_same_bits):
         x = np.random.default_rng(0).random((1500, 2))
@@ -345,18 +299,6 @@ class TestKernels:
         seconds = time.perf_counter() - start
         assert (pydistrib.kernel(slow_distance, x, x, pool=pool) == expected).all()
         assert 2 <= len(parcels) <= max(16, 20 * seconds)
-
-    def test_an_error_is_that_of_the_first_pair(self, any_pool):
-        def function(a, b):
-            if a > 0.5:
-                raise KeyError(float(a))
-            return slow_distance(a, b)
-
-        x = np.linspace(0, 1, 200)
-        with pytest.raises(KeyError) as caught:
-            pydistrib.kernel(function, x, x, pool=any_pool)
-        assert caught.value.args == (x[100],)
-        assert any_pool.map(abs, [-1]) == [1]
 
     def test_small_work_stays_here(self, pool, monkeypatch):
         from pydistrib.kernels import distributed as tiles
