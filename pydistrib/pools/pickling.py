@@ -53,7 +53,27 @@ def _empty(buffers: Buffers | None) -> None:
         buffers.clear()
 
 
-def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> bytes:
+class ForkedMain:
+    """What a process that is forked now has of ``__main__``: its functions and classes."""
+
+    def __init__(self) -> None:
+        self._known = dict(_definitions())
+
+    def lacks(self, data: bytes) -> bool:
+        """Tell whether a pickle may name one that was defined or replaced since."""
+        return any(
+            self._known.get(name) is not thing and name.encode() in data
+            for name, thing in _definitions()
+        )
+
+
+def _definitions() -> Iterator[tuple[str, Any]]:
+    for name, thing in list(main_namespace().items()):
+        if isinstance(thing, (types.FunctionType, type)):
+            yield name, thing
+
+
+def dumps(thing: Any, buffers: Buffers | None, main: ForkedMain | None = None) -> bytes:
     """
     Pickle a thing for another process.
 
@@ -63,8 +83,8 @@ def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> by
         What to send.
     buffers : list or None
         Gets the large buffers, in order, for `loads`; None leaves them in the pickle.
-    main_by_value : bool
-        Whether the other process lacks this one's ``__main__``.
+    main : ForkedMain, optional
+        What the other process has of this one's ``__main__``; by default nothing.
 
     Returns
     -------
@@ -78,7 +98,7 @@ def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> by
     except _REFUSALS as refusal:
         _empty(buffers)
         return _dumps_by_value(thing, buffers, refusal)
-    if main_by_value and b"__main__" in data:
+    if b"__main__" in data and (main is None or main.lacks(data)):
         try:
             by_value: Buffers | None = None if buffers is None else []
             sent = _dumps_by_value(thing, by_value, None)
@@ -209,6 +229,11 @@ def main_namespace() -> dict[str, Any]:
 
 # name -> the object that arrived last: what differs was set by this process, and stays.
 _arrived: dict[str, Any] = {}
+
+
+def adopt_main() -> None:
+    """Take ``__main__`` as it is for what has arrived: newer things replace it."""
+    _arrived.update(main_namespace())
 
 
 def _set_main_function(function: types.FunctionType, state: Any) -> None:

@@ -501,7 +501,9 @@ class ProcessEngine(Engine):
             initargs=tuple(initargs),
         )
         main_file = getattr(sys.modules.get("__main__"), "__file__", None)
-        self.main_by_value = method != "fork" or main_file is None
+        self.main = (
+            pickling.ForkedMain() if method == "fork" and main_file is not None else None
+        )
 
         # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
         self.waiting: collections.deque[Any] = collections.deque()
@@ -555,7 +557,7 @@ class ProcessEngine(Engine):
         ):
             return known[1]
         buffers: list[Any] = []
-        data = pickling.dumps(func, buffers, self.main_by_value)
+        data = pickling.dumps(func, buffers, self.main)
         pieces = self._pieces(buffers, seen)
         function: Function = (
             next(self.numbers),
@@ -580,7 +582,7 @@ class ProcessEngine(Engine):
     def pickle(self, task: _Task, what: Any, seen: _Seen | None) -> None:
         """Pickle a task's argument."""
         buffers: list[Any] = []
-        self._place(task, pickling.dumps(what, buffers, self.main_by_value), buffers, seen)
+        self._place(task, pickling.dumps(what, buffers, self.main), buffers, seen)
 
     def _place(
         self, task: _Task, data: bytes, buffers: list[Any], seen: _Seen | None
@@ -959,7 +961,7 @@ class ProcessEngine(Engine):
         try:
             buffers: list[Any] = []
             with pickling.by_value(func):
-                data = pickling.dumps(func, buffers, True)
+                data = pickling.dumps(func, buffers)
                 pieces = self._pieces(buffers, None)
                 task.function = (
                     next(self.numbers),
@@ -969,7 +971,7 @@ class ProcessEngine(Engine):
                 )
                 task.pieces = ()
                 buffers = []
-                data = pickling.dumps(what, buffers, True)
+                data = pickling.dumps(what, buffers)
             self._place(task, data, buffers, None)
         except Exception:
             return False
@@ -1432,6 +1434,8 @@ class Pool(PoolBase):
       not forked: cloudpickle takes over where pickle can't.  Functions of ``__main__``
       share one namespace in a worker, which does not import the main module; so a script
       needs no ``if __name__ == "__main__"``.
+      A forked worker has those that there were
+      when the pool was made, with their globals as they were; newer ones are sent.
     - Arrays of 16 KB and more go through shared memory.  A task's arguments are its own to
       change; the same large array in several tasks is there once.  A result is the
       parent's own.

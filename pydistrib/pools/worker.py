@@ -328,6 +328,7 @@ def run(
     _become(setup.name, number, parent)
     _config.enter_pool(setup.workers)
     recycle_results()
+    pickling.adopt_main()
     if setup.initializer is not None:
         try:
             setup.initializer(*setup.initargs)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.pool
 import os
+import subprocess
 import sys
+import textwrap
 import time
 import warnings
 from concurrent.futures import CancelledError
@@ -112,7 +114,8 @@ def test_a_script_without_a_guard(tmp_path, run_python, method):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(method=method))
     out = run_python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
-    constant = 3 if method == "fork" else 4  # a fork has the globals as they were
+    # A fork has functions, and their globals, as they were; what is new has them as they are.
+    constant = 3 if method == "fork" else 4
     assert out.splitlines() == [
         "before",
         "work 0",
@@ -125,7 +128,7 @@ def test_a_script_without_a_guard(tmp_path, run_python, method):
         "True 8",
         "10",
         "work 5",
-        f"[({5 * constant}, 7)]",
+        "[(20, 7)]",
     ]
 
 
@@ -433,3 +436,49 @@ class TestProcess:
         pool.join()
         with pytest.raises(ValueError, match="cannot find context"):
             pydistrib.get_context("thread")
+
+
+def test_what_is_defined_after_the_pool(method, tmp_path):
+    """New functions, and new ones of an old name, are those that run."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import pydistrib
+
+            def old(x):
+                return helper(x)
+
+            def helper(x):
+                return -x
+
+            inherited = [1]
+            pool = pydistrib.Pool(1, context={method!r})
+            print(pool.map(old, [1, 2]))
+
+            def new(x):
+                return helper(x) * 2
+
+            print(pool.map(new, [1, 2]))
+
+            def old(x, y):
+                return x + y
+
+            print(pool.starmap(old, [(1, 2)]))
+
+            def helper(x):
+                return 10 * x
+
+            def new(x):
+                return helper(x) + len(inherited)
+
+            print(pool.map(new, [1, 2]))
+            pool.close()
+            pool.join()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:4] == ["[-1, -2]", "[-2, -4]", "[3]", "[11, 21]"]
