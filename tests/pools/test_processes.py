@@ -114,7 +114,7 @@ def test_a_script_without_a_guard(tmp_path, run_python, method):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(method=method))
     out = run_python(f"import runpy; runpy.run_path({str(script)!r}, run_name='__main__')")
-    # A fork has functions, and their globals, as they were; what is new has them as they are.
+    # A fork has functions and their globals as they were, what is new as they are.
     constant = 3 if method == "fork" else 4
     assert out.splitlines() == [
         "before",
