@@ -815,7 +815,7 @@ class ProcessEngine(Engine):
         """Read the counters that the workers keep in the table."""
         rows = []
         for worker in self.crew:
-            if worker is None or not worker._pid:
+            if worker is None or not worker.asked:
                 continue
             tasks, run_ns, _ = self.board.desk_info(worker.desk)
             cpu = _cpu_seconds(worker._pid)
@@ -1235,6 +1235,8 @@ def _await_death(pid: int) -> None:
 
 
 def _cpu_seconds(pid: int) -> float | None:
+    if not pid:
+        return None  # it may have worked before this process hears of its start
     try:
         with open(f"/proc/{pid}/stat") as file:
             fields = file.read().rpartition(")")[2].split()
