@@ -30,6 +30,7 @@ def test_every_example_has_a_test():
         "kernel_of_a_function.py",
         "nearest_digits.py",
         "post.ipynb",
+        "processes.py",
     ]
 
 
@@ -57,13 +58,24 @@ def test_downloads():
         assert 0.5 <= float(seconds) < one_by_one
 
 
+def test_processes():
+    """One part is lost and says why; the others are there."""
+    lines = run_python(EXAMPLES / "processes.py").splitlines()
+    assert [line.partition(":")[0] for line in lines] == [f"part {i}" for i in range(6)]
+    assert "was killed by SIGKILL while it ran __main__.count_primes" in lines.pop(3)
+    assert all(line.endswith(" primes") for line in lines)
+
+
 def test_notebook_runs():
     """The cells run from top to bottom, and both ways find the loop's matrix."""
     notebook = json.loads((EXAMPLES / "post.ipynb").read_text())
     code = "\n".join(
         "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"
     )
-    assert run_python("-c", code).count("the same: True") == 2
+    said = run_python("-c", code)
+    assert said.count("the same: True") == 2
+    assert said.count("I am number") == 5
+    assert said.count("was killed by SIGKILL") == 1
 
 
 def test_notebook_is_clean_and_valid():
