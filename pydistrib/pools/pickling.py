@@ -15,10 +15,15 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import os
 import pickle
 import sys
 import types
+import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 OUT_OF_BAND: Final = 16 * 1024
@@ -250,6 +255,68 @@ def _set_main_function(function: types.FunctionType, state: Any) -> None:
     cloudpickle._function_setstate(function, (attributes, slots))
 
 
+# --------------------------------------------------------------------------------------
+# Functions of __main__ among arguments: pickled once, unpickled once in a worker
+# --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Whole:
+    """The pickle of a function that stays what it is while `found` and its code do."""
+
+    code: types.CodeType
+    found: Dependencies
+    key: tuple[bytes, int]
+    data: bytes
+
+
+_wholes: weakref.WeakKeyDictionary[types.FunctionType, _Whole] = weakref.WeakKeyDictionary()
+_received: OrderedDict[tuple[bytes, int], Any] = OrderedDict()
+_RECEIVED_KEPT: Final = 256
+_numbers = itertools.count()
+_sender = os.urandom(8)  # with a number of ours it makes a key that nobody else gives
+
+
+def _after_fork_in_child() -> None:
+    global _sender
+    _sender = os.urandom(8)
+    _wholes.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _whole(
+    function: types.FunctionType, main: dict[str, Any]
+) -> tuple[tuple[bytes, int], bytes] | None:
+    """Give a function's key and pickle, or None if it may change unseen."""
+    if function.__globals__ is not main or function.__module__ != "__main__":
+        return None
+    known = _wholes.get(function)
+    if known is None or known.code is not function.__code__ or not unchanged(known.found):
+        found = dependencies(function)
+        if found is None:
+            return None
+        file = io.BytesIO()
+        pickler = _pickler()(file, None)
+        pickler.whole = function
+        pickler.dump(function)
+        key = (_sender, next(_numbers))
+        known = _Whole(function.__code__, found, key, file.getvalue())
+        _wholes[function] = known
+    return known.key, known.data
+
+
+def main_function(key: tuple[bytes, int], data: bytes) -> Any:
+    """Give a function of another process's ``__main__``, the same one for the same key."""
+    function = _received.get(key)
+    if function is None:
+        function = _received[key] = pickle.loads(data)
+        if len(_received) > _RECEIVED_KEPT:
+            _received.popitem(last=False)
+    return function
+
+
 _pickler_type: Any = None
 
 
@@ -267,8 +334,17 @@ def _make_pickler_type() -> Any:
         def __init__(self, file: io.BytesIO, keep: Any) -> None:
             super().__init__(file, protocol=5, buffer_callback=keep)
             self.main = main_namespace()
+            self.whole: Any = None
             # Not empty, so that cloudpickle adds nothing to it.
             self.globals_ref[id(self.main)] = _MainNamespace(__name__="__main__")
+
+        def reducer_override(self, obj: Any) -> Any:
+            # Not the thing itself, which _whole() pickles: that would have no end.
+            if type(obj) is types.FunctionType and obj is not self.whole:
+                known = _whole(obj, self.main)
+                if known is not None:
+                    return main_function, known
+            return super().reducer_override(obj)
 
         def _dynamic_function_reduce(self, func: types.FunctionType) -> Any:
             reduced = super()._dynamic_function_reduce(func)

@@ -482,3 +482,41 @@ def test_what_is_defined_after_the_pool(method, tmp_path):
         [sys.executable, script], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.split("\n")[:4] == ["[-1, -2]", "[-2, -4]", "[3]", "[11, 21]"]
+
+
+def test_functions_among_arguments_are_sent_anew_when_they_change(method, tmp_path):
+    """A function of ``__main__`` is pickled once, but for what it depends on."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            import pydistrib
+
+            FACTOR = 2
+
+            def scale(x):
+                return FACTOR * x
+
+            def call(f, x):
+                return f(x)
+
+            del __file__  # as in a notebook
+            pool = pydistrib.Pool(1, context={method!r})
+            print(pool.apply(call, (scale, 5)), pool.apply(call, (scale, 6)))
+            FACTOR = 3
+            print(pool.apply(call, (scale, 5)))
+            FACTOR = 2
+            print(pool.apply(call, (scale, 5)))
+            scale.__code__ = (lambda x: -x).__code__
+            print(pool.apply(call, (scale, 5)))
+            print(pool.apply(call, (lambda x, n=[]: n.append(x) or n, 5)))
+            print(pool.apply(call, (lambda x, n=[]: n.append(x) or n, 5)))
+            pool.close()
+            pool.join()
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:6] == ["10 12", "15", "10", "-5", "[5]", "[5]"]
