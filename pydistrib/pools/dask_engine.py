@@ -456,6 +456,8 @@ class DaskEngine(Engine):
             self.looked = time.monotonic()
             self._in_loop(self._look_at_workers())
         while len(self.flying) < self.workers * (2 if self._may_send_ahead() else 1):
+            if self._in_quarantine():
+                return False
             tasks = self._next_tasks()
             if not tasks:
                 return False
@@ -463,6 +465,15 @@ class DaskEngine(Engine):
             if self.arrived:
                 return True
         return False
+
+    def _in_quarantine(self) -> bool:
+        """Tell whether what is out, or comes next, is to be the only one out."""
+        if not self.flying:
+            return False
+        with self.changed:
+            return bool(self.again and self.again[0].quarantined) or any(
+                task.quarantined for parcel in self.flying for task in parcel.tasks
+            )
 
     def _may_send_ahead(self) -> bool:
         """Tell whether what comes next may wait at a worker, beyond recall."""
@@ -743,8 +754,10 @@ class DaskEngine(Engine):
         for task in tasks:
             task.attempts += 1
             if isinstance(error, KilledWorker):
-                # Which of them was it?
-                retry, task.alone = len(parcel.tasks) > 1, True
+                # Which of them was it?  Or was it another that the same worker had?
+                retry = not task.quarantined
+                task.quarantined = len(parcel.tasks) == 1
+                task.alone = True
             else:
                 retry = isinstance(
                     error, concurrent.futures.CancelledError | asyncio.CancelledError

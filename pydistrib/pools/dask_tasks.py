@@ -32,7 +32,8 @@ class Task:
     calls: int = 1
     submitted: float = 0.0
     attempts: int = 0
-    alone: bool = False
+    alone: bool = False  # in its parcel
+    quarantined: bool = False  # on the whole cluster
     by_value: frozenset[str] = frozenset()  # modules that travelled whole with it
     settled: bool = False
 
