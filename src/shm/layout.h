@@ -215,7 +215,7 @@ void pd_pins_drop(pd_table *table,
                   pd_block *block,
                   uint64_t offset);
 
-// ---- table.c ----
+// ---- slots.c, key.c ----
 
 // The bytes of a live slot's key: inline, or in a block.  NULL if they cannot be.
 const pd_word *pd_slot_key(
