@@ -211,6 +211,20 @@ def main_namespace() -> dict[str, Any]:
 _arrived: dict[str, Any] = {}
 
 
+def expect_main() -> None:
+    """
+    Let the functions and classes that arrive replace those that ``__main__`` has now.
+
+    For a forked worker: else it would have two of each, the forked one and that which is
+    sent, and would go on to use the first after a notebook's cell has redefined it.
+    """
+    _arrived.update(
+        (name, value)
+        for name, value in main_namespace().items()
+        if isinstance(value, (type, types.FunctionType)) and value.__module__ == "__main__"
+    )
+
+
 def _set_main_function(function: types.FunctionType, state: Any) -> None:
     """Complete a function of ``__main__`` that has arrived."""
     from cloudpickle import cloudpickle

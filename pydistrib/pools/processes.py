@@ -517,8 +517,11 @@ class ProcessEngine(Engine):
         self.name = name
         self.board = Board(SLOTS, workers)
         self.ring = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        main_file = getattr(sys.modules.get("__main__"), "__file__", None)
+        self.main_by_value = method != "fork" or main_file is None
         self.setup = protocol.Setup(
             main=nurseries.main_data() if method != "fork" else {},
+            main_by_value=self.main_by_value,
             board_fd=self.board.fileno(),
             ring_fd=self.ring,
             workers=workers,
@@ -528,8 +531,6 @@ class ProcessEngine(Engine):
             initializer=initializer,
             initargs=tuple(initargs),
         )
-        main_file = getattr(sys.modules.get("__main__"), "__file__", None)
-        self.main_by_value = method != "fork" or main_file is None
 
         # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
         self.waiting: collections.deque[Any] = collections.deque()

@@ -42,6 +42,7 @@ FAILED: Final = 7
 LEAVING: Final = 8
 
 FUNCTIONS_KEPT = 64
+TEXT_KEPT = 5000  # characters, of at most 6 bytes, that one mail holds
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Setup:
     """What a worker has to know; it was inherited, or came pickled."""
 
     main: dict[str, Any]  # how to import ``__main__``, if need be
+    main_by_value: bool  # what is of ``__main__`` is sent itself
 
     board_fd: int
     ring_fd: int
@@ -89,6 +91,9 @@ class Relay(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def reconfigure(self, **_settings: Any) -> None:
+        """Take note of nothing: the text is the parent's to encode."""
+
     def isatty(self) -> bool:
         return self._terminal
 
@@ -107,11 +112,14 @@ class Relay(io.TextIOBase):
         if not self._parts:
             return
         parts, self._parts = self._parts, []
-        data = "".join(parts).encode("utf-8", "backslashreplace")
-        if os.getpid() == self._pid:
+        text = "".join(parts)
+        if os.getpid() != self._pid:  # in a process that the worker forked
+            with open(self._stream, "wb", closefd=False) as file:
+                file.write(text.encode("utf-8", "backslashreplace"))
+            return
+        for at in range(0, len(text), TEXT_KEPT):
+            data = text[at : at + TEXT_KEPT].encode("utf-8", "backslashreplace")
             self._desk.say(TEXT, bytes((self._stream,)) + data)
-        else:
-            os.write(self._stream, data)  # of a process that the worker forked
 
     @property
     def buffer(self) -> io.BufferedIOBase:
@@ -344,6 +352,8 @@ def run(
     _become(setup.name, number, parent)
     _config.enter_pool(setup.workers)
     recycle_results()
+    if setup.main_by_value:
+        pickling.expect_main()
     if setup.initializer is not None:
         try:
             setup.initializer(*setup.initargs)
