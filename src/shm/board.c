@@ -36,6 +36,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "shm/crash.h"
 
 #ifdef __linux__
@@ -124,8 +125,8 @@ pd_board_create(uint32_t slots, uint32_t desks, pd_board **out)
         return PD_ENOMEM;
     }
     uint64_t bytes = sizeof(pd_segment_header) + board_bytes(count, desks);
-    pd_status status =
-        pd_segment_create(PD_SEGMENT_BOARD, bytes, PD_BOARD_RESERVE, &board->segment);
+    pd_status status = pd_segment_create(
+        PD_SEGMENT_BOARD, bytes, pd_memory_reserve(PD_BOARD_RESERVE), &board->segment);
     if (status != PD_OK) {
         pd_free(board);
         return status;
@@ -141,10 +142,11 @@ pd_status
 pd_board_attach(int fd, pd_board **out)
 {
     pd_board *board = pd_calloc(1, sizeof(*board));
-    pd_status status = board == NULL
-                           ? PD_ENOMEM
-                           : pd_segment_attach(fd, PD_SEGMENT_BOARD, PD_BOARD_RESERVE,
-                                               &board->segment);
+    pd_status status =
+        board == NULL
+            ? PD_ENOMEM
+            : pd_segment_attach(fd, PD_SEGMENT_BOARD,
+                                pd_memory_reserve(PD_BOARD_RESERVE), &board->segment);
     if (status != PD_OK) {
         close(fd);
         pd_free(board);
