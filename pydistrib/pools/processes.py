@@ -1728,6 +1728,25 @@ _engines: weakref.WeakSet[ProcessEngine] = weakref.WeakSet()
 _executors: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
 
 
+def _lose(result: AsyncResult[Any], why: BaseException) -> None:
+    """Fail a call of the parent's in its fork: the parent calls back, and this does not."""
+    future = result._future
+    if future is not None:
+        # Another thread may have had the lock, and is not here.
+        future._condition = threading.Condition()
+        future._done_callbacks.clear()
+        future._waiters.clear()
+    result._fail(why)
+
+
+def _lose_task(engine: ProcessEngine, task: _Task, why: BaseException) -> None:
+    if isinstance(task, _Call):
+        task.settled = True
+        _lose(task.result, why)
+    else:
+        engine._fail(task, why)
+
+
 def _after_fork_in_child() -> None:
     lost = RuntimeError("the task was the parent process's; this process was forked")
     for engine in list(_engines):
@@ -1740,13 +1759,13 @@ def _after_fork_in_child() -> None:
         engine.waiting.clear()
         for item in items:
             if isinstance(item, AsyncResult):
-                item._fail(lost)
+                _lose(item, lost)
             elif isinstance(item, _Task):
-                engine._fail(item, lost)
+                _lose_task(engine, item, lost)
             else:
                 item.fail(lost)
         for task in engine.board.abandon():
-            engine._fail(task, lost)
+            _lose_task(engine, task, lost)
         for feeder in engine.feeders:
             feeder.abandon(lost)
     _engines.clear()
