@@ -404,6 +404,7 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
     _Atomic uint32_t *attention = &board->desks[desk].attention;
     int64_t end = spin_ns > 0 ? pd_now_ns() + spin_ns : 0;
     atomic_store(attention, SEARCHING);
+    PD_CRASH_POINT();
     while (spin_ns > 0 && pd_now_ns() < end) {
         for (int i = 0; i < 32; i++) {
             if (may_have_tasks(board)) {
@@ -414,10 +415,13 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
         }
     }
     atomic_store(attention, PARKED);
+    PD_CRASH_POINT();
     if (!may_have_tasks(board)) {
         park(attention, PARKED, timeout_ns);
     }
+    PD_CRASH_POINT();
     atomic_store(attention, BUSY);
+    PD_CRASH_POINT();
 }
 
 // ------------------------------------------------------------------------------
@@ -450,6 +454,7 @@ pd_board_claim(pd_board *board, uint32_t desk, uint32_t *slot)
             if (at + 1 < tail) {
                 pd_board_wake(board, false);
             }
+            PD_CRASH_POINT();
             *slot = (uint32_t)i;
             return PD_OK;
         }
