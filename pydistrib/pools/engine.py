@@ -47,7 +47,8 @@ class WorkerStats:
     run_time : float
         Time inside tasks, in all.
     gil_wait : float
-        Time it waited for Python's lock before it could begin a task, in all.
+        Time it waited for Python's lock before it could begin a task, in all; always 0
+        for a process, whose lock nobody else has but threads that its tasks start.
     cpu_time : float or None
         CPU time that the worker used, where the system tells.
     gil_share : float or None

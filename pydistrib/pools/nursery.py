@@ -19,7 +19,9 @@ the nursery ends, and the kernel kills its workers.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import errno
 import os
 import pickle
 import select
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 METHODS: Final = ("fork", "forkserver", "spawn")
 
-# To the nursery: (what, desk or signal, pid); to the parent: (what, desk, pid, status).
+# To the nursery: (what, desk, signal); to the parent: (what, desk, pid, status).
 _REQUEST = struct.Struct("<Bii")
 _REPORT = struct.Struct("<Biii")
 START, KILL = 1, 2
@@ -88,18 +90,25 @@ class _Nursery:
             return False
         if not message:
             return False
-        what, number, pid = _REQUEST.unpack(message)
-        if what == START and len(fds) == 2:
-            self.start(number, *fds)
-        elif what == KILL and pid in self.desks:
-            # It can't be another's: who waits for it is this process.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        what, desk, number = _REQUEST.unpack(message)
+        if what == KILL:
+            # It can't be another's pid: who waits for the process is this one.
+            for pid in [pid for pid, at in self.desks.items() if at == desk]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        elif len(fds) == 2:
+            self.start(desk, *fds)
+        else:  # the limit of descriptors
+            for fd in fds:
+                os.close(fd)
+            self.report(REFUSED, desk, 0, errno.EMFILE)
         return True
 
     def start(self, desk: int, box_fd: int, stack_fd: int) -> None:
         try:
             pid = self.start_worker(desk, box_fd, stack_fd)
+        except MemoryError:
+            self.report(REFUSED, desk, 0, errno.ENOMEM)
         except OSError as error:
             self.report(REFUSED, desk, 0, error.errno or 0)
         else:
@@ -505,6 +514,8 @@ class Nursery:
 
     def __init__(self, method: str, setup: Setup) -> None:
         self.pid = 0
+        self.late: collections.deque[bytes] = collections.deque()  # not sent yet
+        self.late_lock = threading.Lock()
         self.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _links.add(self.link)
         try:
@@ -539,20 +550,41 @@ class Nursery:
 
     def start(self, desk: int, box_fd: int, stack_fd: int) -> bool:
         """Ask for a worker; False if that must wait."""
+        if not self.send_late():
+            return False
         try:
             socket.send_fds(self.link, [_REQUEST.pack(START, desk, 0)], [box_fd, stack_fd])
         except BlockingIOError:
             return False
         return True
 
-    def kill(self, pid: int, number: int) -> None:
-        """Send a signal to a worker, unless it has ended."""
-        with contextlib.suppress(OSError):
-            self.link.send(_REQUEST.pack(KILL, number, pid))
+    def kill(self, desk: int, number: int) -> None:
+        """
+        Send a signal to the worker at a desk, unless it has ended.
+
+        It is meant for the one for whom `start` was last called there.  If there is no room
+        now, the signal is sent by the next call of `start` or `reports`.
+        """
+        self.late.append(_REQUEST.pack(KILL, desk, number))
+        self.send_late()
+
+    def send_late(self) -> bool:
+        """Send the signals for which there was no room; False if there still is none."""
+        with self.late_lock:
+            while self.late:
+                try:
+                    self.link.send(self.late[0])
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    pass  # the nursery has gone, and its workers with it
+                self.late.popleft()
+        return True
 
     def reports(self) -> tuple[list[tuple[int, int, int, int]], bool]:
         """Read what happened: (what, desk, pid, status) each; and if it is still there."""
         found: list[tuple[int, int, int, int]] = []
+        self.send_late()
         while True:
             try:
                 message = self.link.recv(64)

@@ -65,6 +65,9 @@ SLOTS = 2048  # tasks that are posted and not done; more of them wait as they ar
 INSIDE = 432  # bytes of a payload that fit into a slot
 SHARED = 1 << 20  # arrays of this size are looked up: several tasks may have the same
 COLLECT = 512  # reports read before others get their turn
+STABLE = 1.0  # seconds: a worker that was idle so long and ends is no crash loop
+LOAD_SECONDS = 30.0  # in which a task with a time limit has to begin, or its limit
+LOOK_SECONDS = 1.0  # between looks for tasks that don't begin
 TERM_SECONDS = 0.5  # from SIGTERM to SIGKILL
 SPIN = 20e-6  # how long a worker looks for a task before it sleeps
 WATCH = 50e-6  # how long the pool's thread looks for a result before it sleeps
@@ -82,6 +85,7 @@ class _Task:
 
     __slots__ = (
         "announce",
+        "begun",
         "cancelled",
         "engine",
         "function",
@@ -90,6 +94,7 @@ class _Task:
         "payload",
         "pieces",
         "retries",
+        "seen",
         "settled",
         "source",
     )
@@ -100,6 +105,8 @@ class _Task:
         self.limit = limit
         self.announce = limit is not None  # the worker says when it begins
         self.retries = 0
+        self.begun = False  # as far as is known
+        self.seen: float | None = None  # when it was first seen with a worker
         self.cancelled = False
         self.settled = False
         # (function, argument) as they are, as long as they may have to be sent again.
@@ -253,23 +260,18 @@ class _Map(Iterator["_Task"]):
 class _Unit(_Task):
     """One item, or a chunk, of a stream."""
 
-    __slots__ = ("index", "stream")
+    __slots__ = ("feeder", "index")
 
-    def __init__(
-        self,
-        engine: ProcessEngine,
-        stream: weakref.ref[ResultIterator[Any]],
-        index: int,
-        mode: int,
-        limit: float | None,
-    ) -> None:
-        super().__init__(engine, mode, limit)
-        self.stream = stream
+    def __init__(self, feeder: _Feeder, index: int, mode: int) -> None:
+        super().__init__(feeder.engine, mode, feeder.limit)
+        self.feeder = feeder
         self.index = index
+        feeder.out.add(self)
 
     def settle(self, success: bool, value: Any) -> None:
         self.settled = True
-        stream = self.stream()
+        self.feeder.out.discard(self)
+        stream = self.feeder.stream()
         if stream is not None:
             stream._deliver(self.index, success, value)
 
@@ -285,6 +287,7 @@ class _Feeder:
         self.chunk, self.star = stream._chunk, stream._star
         out = stream._limit
         self.room = threading.Semaphore(out) if out else None
+        self.out: set[_Unit] = set()
         self.func, self.input = stream._source(self._taken)
         self.stream = weakref.ref(stream, lambda _: self._taken())
         self.function: Function | None = None
@@ -295,11 +298,34 @@ class _Feeder:
     def _taken(self) -> None:
         if self.room is not None:
             self.room.release()
+        stream = self.stream()
+        if stream is None or stream._closed:
+            self._take_back()
+
+    def _take_back(self) -> None:
+        """Nobody wants the results: what no worker has begun is not run."""
+        for unit in list(self.out):
+            if self.engine.board.retract(unit):
+                self.out.discard(unit)
+
+    def hurry(self) -> None:
+        """Go on to the end of the input without waiting for the consumer."""
+        if self.room is not None:
+            self.room.release()
 
     def stop(self, why: BaseException) -> None:
         """Let no more units go out: the pool was terminated."""
         self.stopped = why
-        self._taken()
+        self.hurry()
+
+    def abandon(self, why: BaseException) -> None:
+        """In a forked child, where no thread feeds it: let the stream end."""
+        stream = self.stream()
+        units = list(self.out)
+        for unit in units:
+            unit.settle(False, why)
+        if stream is not None:
+            stream._end(max([self.index, *(unit.index + 1 for unit in units)]), why)
 
     def run(self) -> None:
         error: BaseException | None = None
@@ -312,6 +338,8 @@ class _Feeder:
         except BaseException as raised:
             error = raised
         stream = self.stream()
+        if stream is None or stream._closed:
+            self._take_back()  # what was posted meanwhile
         if stream is not None and error is not None and self.stopped is None:
             stream._deliver(self.index, False, error)
             self.index += 1
@@ -324,7 +352,7 @@ class _Feeder:
         self.engine.feeder_ended(self)
 
     def _wanted(self) -> bool:
-        if self.room is not None:
+        if self.room is not None and not self.engine.closing:
             self.room.acquire()
         stream = self.stream()
         return stream is not None and not stream._closed and self.stopped is None
@@ -340,7 +368,7 @@ class _Feeder:
 
     def _send(self, unit: tuple[int, Any]) -> None:
         mode, what = unit
-        task = _Unit(self.engine, self.stream, self.index, mode, self.limit)
+        task = _Unit(self, self.index, mode)  # then the index: see abandon()
         self.index += 1
         task.source = (self.func, what)
         try:
@@ -381,7 +409,7 @@ class Worker:
         self.desk = desk
         self.name = name
         self.exitcode: int | None = None
-        self.ready = False
+        self.ready_at: float | None = None
         self.asked = False  # the nursery is making it
         self.killed = False  # by us
         self._pid = 0
@@ -507,6 +535,9 @@ class ProcessEngine(Engine):
 
         # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
         self.waiting: collections.deque[Any] = collections.deque()
+        # Those that are posted once more.  Only who fills touches the head of a queue, so
+        # the pool's thread, which has them, can't put them back into `waiting`.
+        self.again: collections.deque[_Task] = collections.deque()
         self.fill_lock = threading.Lock()
         self.fill_again = False
         self.room = threading.Condition()  # feeders wait for room in the table
@@ -516,8 +547,12 @@ class ProcessEngine(Engine):
         self.functions: dict[int, tuple[Any, Function, Any, pickling.Dependencies]] = {}
         self.shared: dict[tuple[int, int], weakref.ref[Piece]] = {}
 
+        self.limited = False  # there was a task with a time limit
+        self.watching = False  # the pool's thread looks for such that don't begin
+        self.look_at = 0.0
         self.limits: list[tuple[float, int, _Task]] = []  # the pool's thread's, as below
         self.crew: list[Worker | None] = [None] * workers
+        self.desks_lock = threading.Lock()  # held to kill a worker, and to bury one
         self.past_tasks = 0
         self.deaths = 0  # since a task was last done
         self.restart_at = 0.0
@@ -673,6 +708,9 @@ class ProcessEngine(Engine):
         )
         if posted and (task.pieces or type(task.payload) is not bytes):
             self._drop_own(task)
+        if posted and task.limit is not None and not self.watching:
+            self.limited = self.watching = True
+            self.ring_up()
         return posted
 
     @staticmethod
@@ -725,7 +763,11 @@ class ProcessEngine(Engine):
                 self.fill_lock.release()
 
     def _fill_some(self) -> None:
-        waiting = self.waiting
+        waiting, again = self.waiting, self.again
+        while again and self.board.free > 0:
+            if not again[0].cancelled and not again[0].settled and not self._post(again[0]):
+                return
+            again.popleft()
         while waiting and self.board.free > 0:
             item = waiting[0]
             if isinstance(item, _Task):
@@ -753,20 +795,24 @@ class ProcessEngine(Engine):
         task.cancelled = True
         if self.board.retract(task) or self._stop(task):
             return True
-        if task in self.waiting:
+        if task in self.waiting or task in self.again:
             return True
         task.cancelled = False
         return False
 
     def _stop(self, task: _Task) -> bool:
-        desk = self.board.doom(task)
-        if desk < 0:
-            return False
-        task.settled = True
-        worker = self.crew[desk]
-        if worker is not None:
-            worker.killed = True
-            self.nursery.kill(worker._pid, signal.SIGKILL)
+        # Whoever is at the desk until the lock is released is the one to be killed.
+        with self.desks_lock:
+            desk = self.board.doom(task)
+            if desk < 0:
+                return False
+            task.settled = True
+            worker = self.crew[desk]
+            if worker is not None:
+                worker.killed = True
+                self.nursery.kill(desk, signal.SIGKILL)
+        if self.nursery.late:
+            self.ring_up()
         return True
 
     def abandon(self, result: AsyncResult[Any]) -> None:
@@ -777,7 +823,8 @@ class ProcessEngine(Engine):
         """Cancel all calls that no worker has begun."""
         why = CancelledError("the executor was shut down")
         with self.fill_lock:
-            items = list(self.waiting)
+            items = [*self.again, *self.waiting]
+            self.again.clear()
             self.waiting.clear()
         for item in items:
             if isinstance(item, _Task):
@@ -797,6 +844,8 @@ class ProcessEngine(Engine):
     def close(self) -> None:
         """Take no more tasks; the workers end when all are done."""
         self.closing = True
+        for feeder in list(self.feeders):
+            feeder.hurry()
         self.ring_up()
 
     def terminate(self) -> None:
@@ -817,13 +866,13 @@ class ProcessEngine(Engine):
         for worker in self.crew:
             if worker is None or not worker.asked:
                 continue
-            tasks, run_ns, _ = self.board.desk_info(worker.desk)
+            tasks, run_ns, _, wait_ns = self.board.desk_info(worker.desk)
             cpu = _cpu_seconds(worker._pid)
             rows.append(
                 WorkerStats(
                     name=worker.name,
                     tasks=tasks,
-                    queue_wait=0.0,
+                    queue_wait=wait_ns / 1e9 / tasks if tasks else 0.0,
                     run_time=run_ns / 1e9,
                     gil_wait=0.0,
                     cpu_time=cpu,
@@ -833,7 +882,8 @@ class ProcessEngine(Engine):
                 )
             )
         done = self.past_tasks + sum(row.tasks for row in rows)
-        queued = self.board.slots - self.board.free + len(self.waiting)
+        waiting = len(self.waiting) + len(self.again)
+        queued = self.board.slots - self.board.free + waiting
         return PoolStats(done, queued, tuple(rows))
 
     # -- the pool's thread -------------------------------------------------------------
@@ -867,18 +917,24 @@ class ProcessEngine(Engine):
             self._after_progress()
 
     def _after_progress(self) -> None:
-        if self.waiting:
+        if self.nursery.late:
+            self.nursery.send_late()
+        if self.waiting or self.again:
             self.fill()
         if self.feeders:
             with self.room:
                 self.room.notify_all()
-        if self.limits:
+        if self.limits or self.limited:
             self._check_limits()
 
     def _patience(self) -> float | None:
         """How long to sleep, in milliseconds."""
         times = [self.limits[0][0]] if self.limits else []
-        if any(w is None or not w.asked for w in self.crew):
+        self.watching = False
+        if self.limited and self.board.free < self.board.slots:
+            self.watching = True
+            times.append(self.look_at)
+        if self.nursery.late or any(w is None or not w.asked for w in self.crew):
             times.append(max(self.restart_at, time.monotonic() + 0.02))
         if not times:
             return None
@@ -898,7 +954,7 @@ class ProcessEngine(Engine):
             # Its mailbox makes no sense, or there is no memory to read it: it has to go.
             if worker.exitcode is None and not worker.killed:
                 worker.killed = True
-                self.nursery.kill(worker._pid, signal.SIGKILL)
+                self.nursery.kill(worker.desk, signal.SIGKILL)
             return 0
         for event in events:
             self._handle(worker, *event)
@@ -924,9 +980,12 @@ class ProcessEngine(Engine):
             if task is not None and not task.settled:
                 self._begun(task)
         elif kind == protocol.READY:
-            worker.ready = True
+            worker.ready_at = time.monotonic()
         elif kind == protocol.FAILED:
-            text, error = _unpickle_failure(data)
+            try:
+                text, error = _unpickle_failure(data)
+            except Exception as refusal:
+                text, error = repr(refusal), refusal
             broken = PoolBroken(
                 "the initializer of a worker failed, so the pool can't work:\n" + text
             )
@@ -943,7 +1002,10 @@ class ProcessEngine(Engine):
             sys.excepthook(*sys.exc_info())
 
     def _failed(self, task: _Task, data: Any) -> None:
-        _, error = _unpickle_failure(data)
+        try:
+            _, error = _unpickle_failure(data)
+        except Exception as refusal:
+            error = refusal
         if isinstance(error, protocol.Absent) and self._send_itself(task):
             return
         if isinstance(error, protocol.Absent):
@@ -975,12 +1037,13 @@ class ProcessEngine(Engine):
             self._place(task, data, buffers, None)
         except Exception:
             return False
-        self.waiting.appendleft(task)
+        self.again.append(task)
         self.fill()
         return True
 
     def _begun(self, task: _Task) -> None:
         task.begin()
+        task.begun = True
         if task.limit is not None:
             entry = (time.monotonic() + task.limit, next(self.numbers), task)
             heapq.heappush(self.limits, entry)
@@ -989,10 +1052,25 @@ class ProcessEngine(Engine):
         now = time.monotonic()
         while self.limits and self.limits[0][0] <= now:
             _, _, task = heapq.heappop(self.limits)
-            if not task.settled and self._stop(task):
-                task.settled = False
-                error = TimeoutError(f"the task ran for more than {task.limit:g} s")
-                self._settle(task, False, error)
+            self._time_out(task, f"the task ran for more than {task.limit:g} s")
+        if self.limited and now >= self.look_at:
+            self.look_at = now + LOOK_SECONDS
+            for task in self.board.claimed():
+                self._check_begin(task, now)
+
+    def _check_begin(self, task: _Task, now: float) -> None:
+        """Stop a task that was taken and does not begin: its worker hangs or is stopped."""
+        if task.limit is None or task.begun:
+            return
+        if task.seen is None:
+            task.seen = now
+        elif now - task.seen > (most := max(task.limit, LOAD_SECONDS)):
+            self._time_out(task, f"the task did not begin within {most:g} s")
+
+    def _time_out(self, task: _Task, why: str) -> None:
+        if not task.settled and self._stop(task):
+            task.settled = False
+            self._settle(task, False, TimeoutError(why))
 
     # -- workers -----------------------------------------------------------------------
 
@@ -1035,7 +1113,8 @@ class ProcessEngine(Engine):
     def _worker_failed(self, why: BaseException) -> None:
         """A worker could not be made, or ended without a task: wait, or give up."""
         self.deaths += 1
-        if self.deaths > 16 + 2 * self.workers:
+        alive = any(w is not None and w.ready_at is not None for w in self.crew)
+        if self.deaths > 16 + 2 * self.workers and not alive:
             broken = PoolBroken(
                 f"{self.deaths} workers in a row ended before they did any task; the last: "
                 f"{why}"
@@ -1043,7 +1122,8 @@ class ProcessEngine(Engine):
             broken.__cause__ = why
             self._break(broken)
         elif self.deaths > 3:
-            self.restart_at = time.monotonic() + min(0.01 * 2 ** (self.deaths - 4), 1.0)
+            wait = 0.01 * 2 ** min(self.deaths - 4, 7)
+            self.restart_at = time.monotonic() + min(wait, 1.0)
 
     def _read_nursery(self) -> bool:
         reports, there = self.nursery.reports()
@@ -1067,8 +1147,9 @@ class ProcessEngine(Engine):
         while self._collect(worker):
             pass
         self.past_tasks += self.board.desk_info(worker.desk)[0]
-        lost = self.board.close_desk(worker.desk)
-        self.crew[worker.desk] = None
+        with self.desks_lock:
+            lost = self.board.close_desk(worker.desk)
+            self.crew[worker.desk] = None
         kills = _kills_for_memory() if exitcode == -signal.SIGKILL else self.kills
         out_of_memory = kills > self.kills and not worker.killed
         self.kills = kills
@@ -1076,6 +1157,8 @@ class ProcessEngine(Engine):
             if not task.settled:
                 self._lost(task, worker, exitcode, out_of_memory)
         if not lost and exitcode != 0:
+            if worker.ready_at is not None and time.monotonic() - worker.ready_at > STABLE:
+                self.deaths = 0
             died = WorkerDied(
                 "no task", worker._pid, exitcode, out_of_memory, worker.stack()
             )
@@ -1090,7 +1173,8 @@ class ProcessEngine(Engine):
             return
         if task.retries > 0:
             task.retries -= 1
-            self.waiting.appendleft(task)
+            task.seen, task.begun = None, False
+            self.again.append(task)
             return
         died = WorkerDied(
             task.describe(), worker._pid, exitcode, out_of_memory, worker.stack()
@@ -1106,21 +1190,33 @@ class ProcessEngine(Engine):
                 _await_death(worker._pid)
                 self._bury(worker, -signal.SIGKILL)
         self._worker_failed(RuntimeError("the process that makes workers was killed"))
-        self.nursery = nurseries.Nursery(self.method, self.setup)
-        poller.register(self.nursery.fileno(), select.POLLIN)
+        while not self.terminating:
+            try:
+                self.nursery = nurseries.Nursery(self.method, self.setup)
+            except (OSError, MemoryError) as error:
+                self._worker_failed(error)
+                if self.broken is not None:
+                    break
+                time.sleep(max(0.0, self.restart_at - time.monotonic()))
+            else:
+                poller.register(self.nursery.fileno(), select.POLLIN)
+                break
         return poller
 
     # -- the end -----------------------------------------------------------------------
 
+    def _waits(self) -> bool:
+        return bool(self.waiting or self.again)
+
     def _close_if_done(self) -> None:
-        if self.closing and not self.closed and not self.waiting and not self.feeders:
+        if self.closing and not self.closed and not self.feeders and not self._waits():
             self.closed = True
             self.board.close()
 
     def _all_gone(self) -> bool:
         if not self.closed:
             return False
-        if self.waiting or self.board.free < self.board.slots:
+        if self._waits() or self.board.free < self.board.slots:
             return False
         return all(w is None or not w.asked for w in self.crew)
 
@@ -1136,7 +1232,8 @@ class ProcessEngine(Engine):
         with self.room:
             self.room.notify_all()
         with self.fill_lock:
-            items = list(self.waiting)
+            items = [*self.again, *self.waiting]
+            self.again.clear()
             self.waiting.clear()
         for item in items:
             if isinstance(item, _Task):
@@ -1186,8 +1283,7 @@ class ProcessEngine(Engine):
         alive = [w for w in self.crew if w is not None and w.asked]
         for worker in alive:
             worker.killed = True
-            if worker._pid:
-                self.nursery.kill(worker._pid, signal.SIGTERM)
+            self.nursery.kill(worker.desk, signal.SIGTERM)
         end = time.monotonic() + TERM_SECONDS
         while any(w in self.crew for w in alive) and time.monotonic() < end:
             left = max(0.0, end - time.monotonic())
@@ -1637,23 +1733,46 @@ _engines: weakref.WeakSet[ProcessEngine] = weakref.WeakSet()
 _executors: weakref.WeakSet[ProcessPoolExecutor] = weakref.WeakSet()
 
 
+def _lose(result: AsyncResult[Any], why: BaseException) -> None:
+    """Fail a call of the parent's in its fork: the parent calls back, and this does not."""
+    future = result._future
+    if future is not None:
+        # Another thread may have had the lock, and is not here.
+        future._condition = threading.Condition()
+        future._done_callbacks.clear()
+        future._waiters.clear()
+    result._fail(why)
+
+
+def _lose_task(engine: ProcessEngine, task: _Task, why: BaseException) -> None:
+    if isinstance(task, _Call):
+        task.settled = True
+        _lose(task.result, why)
+    else:
+        engine._fail(task, why)
+
+
 def _after_fork_in_child() -> None:
     lost = RuntimeError("the task was the parent process's; this process was forked")
     for engine in list(_engines):
         engine.over = True
         engine.fill_lock = threading.Lock()
         engine.room = threading.Condition()
-        items = list(engine.waiting)
+        engine.desks_lock = threading.Lock()
+        items = [*engine.again, *engine.waiting]
+        engine.again.clear()
         engine.waiting.clear()
         for item in items:
             if isinstance(item, AsyncResult):
-                item._fail(lost)
+                _lose(item, lost)
             elif isinstance(item, _Task):
-                engine._fail(item, lost)
+                _lose_task(engine, item, lost)
             else:
                 item.fail(lost)
         for task in engine.board.abandon():
-            engine._fail(task, lost)
+            _lose_task(engine, task, lost)
+        for feeder in engine.feeders:
+            feeder.abandon(lost)
     _engines.clear()
     _executors.clear()
 

@@ -42,6 +42,7 @@ FAILED: Final = 7
 LEAVING: Final = 8
 
 FUNCTIONS_KEPT = 64
+TEXT_KEPT = 5000  # characters, of at most 6 bytes, that one mail holds
 
 
 @dataclass
@@ -89,6 +90,9 @@ class Relay(io.TextIOBase):
     def writable(self) -> bool:
         return True
 
+    def reconfigure(self, **_settings: Any) -> None:
+        """Take note of nothing: the text is the parent's to encode."""
+
     def isatty(self) -> bool:
         return self._terminal
 
@@ -107,11 +111,14 @@ class Relay(io.TextIOBase):
         if not self._parts:
             return
         parts, self._parts = self._parts, []
-        data = "".join(parts).encode("utf-8", "backslashreplace")
-        if os.getpid() == self._pid:
+        text = "".join(parts)
+        if os.getpid() != self._pid:  # in a process that the worker forked
+            with open(self._stream, "wb", closefd=False) as file:
+                file.write(text.encode("utf-8", "backslashreplace"))
+            return
+        for at in range(0, len(text), TEXT_KEPT):
+            data = text[at : at + TEXT_KEPT].encode("utf-8", "backslashreplace")
             self._desk.say(TEXT, bytes((self._stream,)) + data)
-        else:
-            os.write(self._stream, data)  # of a process that the worker forked
 
     @property
     def buffer(self) -> io.BufferedIOBase:
@@ -147,18 +154,40 @@ def _flush() -> None:
 # --------------------------------------------------------------------------------------
 
 
+class _Shown:
+    """Stands for a thing in an error, by its repr, which may fail."""
+
+    def __init__(self, thing: Any) -> None:
+        try:
+            self.text = repr(thing)
+        except BaseException:
+            self.text = f"<{type(thing).__qualname__} whose repr() fails>"
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def _encoding_error(refusal: BaseException, thing: Any) -> BaseException:
+    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
+
+    error: BaseException = MaybeEncodingError(_Shown(refusal), _Shown(thing))
+    return error
+
+
 def _failure(error: BaseException) -> bytes:
     """Pickle an exception together with the text of its traceback."""
     import traceback
 
-    text = "".join(traceback.format_exception(error))
+    try:
+        lines = traceback.format_exception(error)
+    except BaseException:  # its text can't be made
+        lines = [*traceback.format_tb(error.__traceback__), type(error).__qualname__]
+    text = "".join(lines)
     try:
         data = pickling.dumps_result(error, None)
         pickling.loads(data)
     except BaseException as refusal:
-        from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
-
-        data = pickling.dumps_result(MaybeEncodingError(refusal, error), None)
+        data = pickling.dumps_result(_encoding_error(refusal, error), None)
     return pickling.dumps_result((text, data), None)
 
 
@@ -222,7 +251,7 @@ class _Worker:
             try:
                 data = pickling.dumps_result(result, buffers)
             except BaseException as error:
-                success, data = False, _unsendable(result, error)
+                success, data = False, _failure(_encoding_error(error, result))
                 del buffers[:], error
         _flush()
         try:
@@ -230,12 +259,6 @@ class _Worker:
         except MemoryError as error:
             given = self.desk.give(False, _failure(error), (), number in self.functions)
         return given
-
-
-def _unsendable(result: Any, error: BaseException) -> bytes:
-    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
-
-    return _failure(MaybeEncodingError(error, result))
 
 
 def _import_main(main: dict[str, Any]) -> None:

@@ -5,7 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
+
+#define LIMIT_SHARE 256
 
 // The number behind `key` in a small file, or UINT64_MAX: no file, no key, or "max".
 static uint64_t
@@ -49,4 +52,16 @@ pd_memory_available(const char *root)
         available = left < available ? left : available;
     }
     return available;
+}
+
+size_t
+pd_memory_reserve(size_t most)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY ||
+        most <= limit.rlim_cur / LIMIT_SHARE)
+    {
+        return most;
+    }
+    return (size_t)(limit.rlim_cur / LIMIT_SHARE);
 }

@@ -943,6 +943,18 @@ static PyMethodDef async_methods[] = {
 };
 
 static PyObject *
+async_future(PyObject *op, void *Py_UNUSED(closure))
+{
+    pd_async *self = (pd_async *)op;
+    PyObject *future;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    future = self->extras != NULL ? self->extras->future : NULL;
+    future = Py_NewRef(future != NULL ? future : Py_None);
+    Py_END_CRITICAL_SECTION();
+    return future;
+}
+
+static PyObject *
 async_has_future(PyObject *op, void *Py_UNUSED(closure))
 {
     pd_async *self = (pd_async *)op;
@@ -950,10 +962,11 @@ async_has_future(PyObject *op, void *Py_UNUSED(closure))
 }
 
 static PyGetSetDef async_getset[] = {
-    {"_timeout",    async_timeout,    NULL, "Time limit in seconds, or None.", NULL},
-    {"_canceller",  async_canceller,  NULL, "What cancel() calls, or None.",   NULL},
-    {"_has_future", async_has_future, NULL, "Whether a Future mirrors it.",    NULL},
-    {NULL,          NULL,             NULL, NULL,                              NULL},
+    {"_timeout",    async_timeout,    NULL, "Time limit in seconds, or None.",     NULL},
+    {"_canceller",  async_canceller,  NULL, "What cancel() calls, or None.",       NULL},
+    {"_has_future", async_has_future, NULL, "Whether a Future mirrors it.",        NULL},
+    {"_future",     async_future,     NULL, "The Future that mirrors it, if any.", NULL},
+    {NULL,          NULL,             NULL, NULL,                                  NULL},
 };
 
 static PyMemberDef async_members[] = {

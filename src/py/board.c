@@ -597,6 +597,7 @@ fill_slot(board *self,
     pd_slot *slot = pd_board_slot(self->board, i);
     const pd_piece *code = (pd_piece *)PyTuple_GET_ITEM(function, 1);
     slot->ticket = ++self->ticket;
+    slot->posted_ns = pd_now_ns();
     slot->function = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(function, 0));
     slot->mode = mode_and_flags >> 8;
     slot->flags = mode_and_flags & 255;
@@ -801,6 +802,35 @@ board_clear_tasks(PyObject *op, PyObject *Py_UNUSED(unused))
     return calls;
 }
 
+PyDoc_STRVAR(claimed_doc,
+             "claimed($self, /)\n--\n\n"
+             "The calls that workers have and have not finished.");
+
+static PyObject *
+board_claimed(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    board *self = (board *)op;
+    PyObject *calls = is_mine(self) ? PyList_New(0) : NULL;
+    if (calls == NULL) {
+        return NULL;
+    }
+    int status = 0;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    for (uint32_t i = 0; status == 0 && i < pd_board_slots(self->board); i++) {
+        uint32_t owner;
+        if (self->entries[i].call != NULL &&
+            pd_slot_phase(pd_board_slot(self->board, i), &owner) == PD_CLAIMED)
+        {
+            status = PyList_Append(calls, self->entries[i].call);
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    if (status < 0) {
+        Py_CLEAR(calls);
+    }
+    return calls;
+}
+
 // ------------------------------------------------------------------------------
 // Desks, sleep, numbers
 // ------------------------------------------------------------------------------
@@ -849,6 +879,7 @@ board_open_desk(PyObject *op, PyObject *arg)
     pd_desk *d = pd_board_desk(self->board, (uint32_t)desk);
     atomic_store(&d->since_ns, 0);
     atomic_store(&d->run_ns, 0);
+    atomic_store(&d->wait_ns, 0);
     atomic_store(&d->tasks, 0);
     self->trays[desk] = t;
     return PyLong_FromLong(pd_mailbox_segment(t->box)->fd);
@@ -884,9 +915,11 @@ board_close(PyObject *op, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(desk_info_doc,
-             "desk_info($self, desk, /)\n--\n\n"
-             "(tasks, run_ns, since_ns) of the worker there.");
+PyDoc_STRVAR(
+    desk_info_doc,
+    "desk_info($self, desk, /)\n--\n\n"
+    "(tasks done, ns in them, when it took the last, ns that those it took had "
+    "waited).");
 
 static PyObject *
 board_desk_info(PyObject *op, PyObject *arg)
@@ -900,9 +933,10 @@ board_desk_info(PyObject *op, PyObject *arg)
         return PyErr_Format(PyExc_ValueError, "no desk %lu", i);
     }
     pd_desk *desk = pd_board_desk(self->board, (uint32_t)i);
-    return Py_BuildValue("KLL", (unsigned long long)atomic_load(&desk->tasks),
+    return Py_BuildValue("KLLL", (unsigned long long)atomic_load(&desk->tasks),
                          (long long)atomic_load(&desk->run_ns),
-                         (long long)atomic_load(&desk->since_ns));
+                         (long long)atomic_load(&desk->since_ns),
+                         (long long)atomic_load(&desk->wait_ns));
 }
 
 PyDoc_STRVAR(fileno_doc, "fileno($self, /)\n--\n\nThe segment's descriptor.");
@@ -1036,6 +1070,7 @@ static PyMethodDef board_methods[] = {
     {"watch",      board_watch,                             METH_O,        watch_doc     },
     {"retract",    board_retract,                           METH_O,        retract_doc   },
     {"doom",       board_doom,                              METH_O,        doom_doc      },
+    {"claimed",    board_claimed,                           METH_NOARGS,   claimed_doc   },
     {"clear",      board_clear_tasks,                       METH_NOARGS,   clear_doc     },
     {"abandon",    board_abandon,                           METH_NOARGS,   abandon_doc   },
     {"open_desk",  board_open_desk,                         METH_O,        open_desk_doc },

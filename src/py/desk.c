@@ -508,6 +508,15 @@ desk_begin(PyObject *op, PyObject *Py_UNUSED(unused))
     Py_RETURN_NONE;
 }
 
+// Notes when a task was taken, and how long it had waited: both sides read one clock.
+static void
+begin_count(pd_desk *d, const pd_slot *task)
+{
+    int64_t now = pd_now_ns();
+    atomic_store_explicit(&d->since_ns, now, memory_order_relaxed);
+    atomic_fetch_add_explicit(&d->wait_ns, now - task->posted_ns, memory_order_relaxed);
+}
+
 PyDoc_STRVAR(take_doc,
              "take($self, timeout, /)\n--\n\n"
              "Wait for a task: (mode, function number), None after `timeout` seconds, "
@@ -543,9 +552,8 @@ desk_take(PyObject *op, PyObject *arg)
         return pd_raise(status);
     }
     self->slot = slot;
-    pd_desk *d = pd_board_desk(self->board, self->desk);
-    atomic_store_explicit(&d->since_ns, pd_now_ns(), memory_order_relaxed);
     const pd_slot *task = pd_board_slot(self->board, slot);
+    begin_count(pd_board_desk(self->board, self->desk), task);
     uint32_t mode = task->mode | ((task->flags & PD_SLOT_ANNOUNCE) != 0 ? PD_BEGIN : 0);
     return Py_BuildValue("(IK)", mode, (unsigned long long)task->function);
 }

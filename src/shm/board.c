@@ -36,6 +36,7 @@
 
 #include "base/alloc.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "shm/crash.h"
 
 #ifdef __linux__
@@ -124,8 +125,8 @@ pd_board_create(uint32_t slots, uint32_t desks, pd_board **out)
         return PD_ENOMEM;
     }
     uint64_t bytes = sizeof(pd_segment_header) + board_bytes(count, desks);
-    pd_status status =
-        pd_segment_create(PD_SEGMENT_BOARD, bytes, PD_BOARD_RESERVE, &board->segment);
+    pd_status status = pd_segment_create(
+        PD_SEGMENT_BOARD, bytes, pd_memory_reserve(PD_BOARD_RESERVE), &board->segment);
     if (status != PD_OK) {
         pd_free(board);
         return status;
@@ -141,10 +142,11 @@ pd_status
 pd_board_attach(int fd, pd_board **out)
 {
     pd_board *board = pd_calloc(1, sizeof(*board));
-    pd_status status = board == NULL
-                           ? PD_ENOMEM
-                           : pd_segment_attach(fd, PD_SEGMENT_BOARD, PD_BOARD_RESERVE,
-                                               &board->segment);
+    pd_status status =
+        board == NULL
+            ? PD_ENOMEM
+            : pd_segment_attach(fd, PD_SEGMENT_BOARD,
+                                pd_memory_reserve(PD_BOARD_RESERVE), &board->segment);
     if (status != PD_OK) {
         close(fd);
         pd_free(board);
@@ -402,6 +404,7 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
     _Atomic uint32_t *attention = &board->desks[desk].attention;
     int64_t end = spin_ns > 0 ? pd_now_ns() + spin_ns : 0;
     atomic_store(attention, SEARCHING);
+    PD_CRASH_POINT();
     while (spin_ns > 0 && pd_now_ns() < end) {
         for (int i = 0; i < 32; i++) {
             if (may_have_tasks(board)) {
@@ -412,10 +415,13 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
         }
     }
     atomic_store(attention, PARKED);
+    PD_CRASH_POINT();
     if (!may_have_tasks(board)) {
         park(attention, PARKED, timeout_ns);
     }
+    PD_CRASH_POINT();
     atomic_store(attention, BUSY);
+    PD_CRASH_POINT();
 }
 
 // ------------------------------------------------------------------------------
@@ -448,6 +454,7 @@ pd_board_claim(pd_board *board, uint32_t desk, uint32_t *slot)
             if (at + 1 < tail) {
                 pd_board_wake(board, false);
             }
+            PD_CRASH_POINT();
             *slot = (uint32_t)i;
             return PD_OK;
         }

@@ -53,7 +53,7 @@ typedef struct pd_slot {
     pd_span payload;      // at == 0: inside
     uint32_t spans;       // that stand at the beginning of the payload
     uint32_t code_spans;  // and of the code
-    uint64_t unused;
+    int64_t posted_ns;    // when it was
     char inside[PD_SLOT_INSIDE];
 } pd_slot;
 
@@ -64,7 +64,8 @@ typedef struct pd_desk {
     _Atomic int64_t since_ns;  // when it claimed its latest task
     _Atomic int64_t run_ns;    // in tasks, until then
     _Atomic uint64_t tasks;    // ended
-    uint64_t padding[12];
+    _Atomic int64_t wait_ns;   // that what it claimed had been waiting, in all
+    uint64_t padding[11];
 } pd_desk;
 
 typedef struct pd_board pd_board;

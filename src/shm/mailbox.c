@@ -19,10 +19,11 @@
 #include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/memory.h"
 #include "shm/crash.h"
 
 #define RETURNS 4096
-#define RESERVE ((size_t)1 << 36)
+#define RESERVE ((size_t)1 << 32)  // a pool has thousands of mailboxes, at most
 #define PAD 0
 #define ALIGN sizeof(pd_mail)
 
@@ -84,7 +85,7 @@ pd_mailbox_create(pd_mailbox **out)
     }
     pd_status status =
         pd_segment_create(PD_SEGMENT_MAILBOX, sizeof(pd_segment_header) + box_bytes,
-                          RESERVE, &box->segment);
+                          pd_memory_reserve(RESERVE), &box->segment);
     if (status != PD_OK) {
         pd_free(box);
         return status;
@@ -100,7 +101,8 @@ pd_mailbox_attach(int fd, pd_mailbox **out)
     pd_mailbox *box = pd_calloc(1, sizeof(*box));
     pd_status status =
         box == NULL ? PD_ENOMEM
-                    : pd_segment_attach(fd, PD_SEGMENT_MAILBOX, RESERVE, &box->segment);
+                    : pd_segment_attach(fd, PD_SEGMENT_MAILBOX,
+                                        pd_memory_reserve(RESERVE), &box->segment);
     if (status != PD_OK) {
         close(fd);
         pd_free(box);

@@ -2,6 +2,7 @@
 #ifndef _GNU_SOURCE
 #    define _GNU_SOURCE
 #endif
+#include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -240,6 +241,127 @@ an_arena_hands_out_no_byte_twice(void)
     pd_board_destroy(board);
 }
 
+// -- worker threads: for ThreadSanitizer, and for doom against finish ----------
+
+#define TASKS 20000
+#define THREADS 3
+enum { RESULT = 1, GAVE_UP };
+
+typedef struct bench {
+    pd_board *board;
+    pd_mailbox *box;
+    uint32_t desk;
+} bench;
+
+static void *
+work_in_a_thread(void *arg)
+{
+    bench *b = arg;
+    for (;;) {
+        uint32_t slot;
+        pd_status status = pd_board_claim(b->board, b->desk, &slot);
+        if (status == PD_EABSENT) {
+            pd_board_wait(b->board, b->desk, 1000, 1000000);
+            continue;
+        }
+        if (status != PD_OK) {
+            return NULL;
+        }
+        uint64_t ticket = pd_board_slot(b->board, slot)->ticket;
+        bool finished = pd_board_finish(b->board, b->desk, slot);
+        pd_mail *mail;
+        while ((mail = pd_mailbox_begin(b->box, 0)) == NULL) {
+            usleep(100);
+        }
+        mail->kind = finished ? RESULT : GAVE_UP;
+        mail->slot = slot;
+        mail->ticket = ticket;
+        pd_mailbox_send(b->box);
+        (void)pd_board_must_ring(b->board);
+    }
+}
+
+typedef struct tally {
+    bool settled[TASKS];
+    bool doomed[TASKS];
+    uint32_t count;
+    bool taken[SLOTS];
+} tally;
+
+static void
+settle_once(pd_board *board, tally *t, uint32_t slot, uint64_t ticket)
+{
+    CHECK(ticket < TASKS && !t->settled[ticket] && t->taken[slot]);
+    t->settled[ticket] = true;
+    t->taken[slot] = false;
+    t->count++;
+    pd_board_free(board, slot);
+}
+
+static void
+read_all(bench *b, tally *t)
+{
+    const pd_mail *mail;
+    while (pd_mailbox_peek(b->box, &mail) == PD_OK) {
+        CHECK((mail->kind == GAVE_UP) == t->doomed[mail->ticket]);
+        settle_once(b->board, t, mail->slot, mail->ticket);
+        pd_mailbox_next(b->box);
+    }
+}
+
+// Posts what there is room for, and now and then takes a task back, or dooms one.
+static void
+post_and_meddle(pd_board *board, tally *t, uint64_t *next, uint32_t *seed)
+{
+    for (uint32_t i = 0; i < SLOTS; i++) {
+        *seed = *seed * 1664525u + 1013904223u;
+        uint64_t ticket = pd_board_slot(board, i)->ticket;
+        uint32_t desk;
+        if (!t->taken[i] && *next < TASKS) {
+            pd_board_slot(board, i)->ticket = *next;
+            // The queue may be full of what was taken back, behind a task that waits.
+            t->taken[i] = pd_board_publish(board, i);
+            *next += t->taken[i] ? 1 : 0;
+            pd_board_wake(board, false);
+        }
+        else if (t->taken[i] && *seed >> 29 == 0 && pd_board_retract(board, i)) {
+            settle_once(board, t, i, ticket);
+        }
+        else if (t->taken[i] && *seed >> 29 == 1 && pd_board_doom(board, i, &desk)) {
+            CHECK(desk < THREADS);
+            t->doomed[ticket] = true;
+        }
+    }
+}
+
+static void
+each_task_ends_once(void)
+{
+    static tally t;
+    pd_board *board = new_board(THREADS);
+    bench benches[THREADS];
+    pthread_t threads[THREADS];
+    for (uint32_t i = 0; i < THREADS; i++) {
+        benches[i] = (bench){.board = board, .desk = i};
+        CHECK(pd_mailbox_create(&benches[i].box) == PD_OK);
+        CHECK(pthread_create(&threads[i], NULL, work_in_a_thread, &benches[i]) == 0);
+    }
+    uint64_t next = 0;
+    uint32_t seed = 7;
+    while (t.count < TASKS) {
+        post_and_meddle(board, &t, &next, &seed);
+        for (uint32_t i = 0; i < THREADS; i++) {
+            read_all(&benches[i], &t);
+        }
+    }
+    pd_board_close(board);
+    for (uint32_t i = 0; i < THREADS; i++) {
+        CHECK(pthread_join(threads[i], NULL) == 0);
+        pd_mailbox_destroy(benches[i].box);
+    }
+    pd_board_destroy(board);
+}
+
 #ifndef PD_TEST_NO_FORK
 // What a worker does with all tasks there are.
 static void
@@ -329,6 +451,58 @@ killed_at_every_step(void)
     }
 }
 
+#    define PARKED 2  // of board.c
+
+static pid_t
+start_sleeper(pd_board *board, uint32_t desk, int64_t spin_ns, long crash)
+{
+    pid_t pid = fork();
+    CHECK(pid >= 0);
+    if (pid == 0) {
+        uint32_t slot;
+        alarm(30);  // its sleep is longer: who is not woken fails
+        pd_crash_after(crash);
+        while (pd_board_claim(board, desk, &slot) == PD_EABSENT) {
+            pd_board_wait(board, desk, spin_ns, (int64_t)60 * 1000000000);
+        }
+        _exit(pd_board_finish(board, desk, slot) ? 0 : 1);
+    }
+    return pid;
+}
+
+// The first desk dies while it waits, is woken, or has just got its task; the second
+// sleeps.  What the first swallowed, the second gets.
+static void
+killed_at_every_step_of_waiting(void)
+{
+    bool through = false;
+    for (long n = 1; !through; n++) {
+        CHECK(n < 100);
+        pd_board *board = new_board(2);
+        pid_t sleeper = start_sleeper(board, 1, 0, 0);
+        while (atomic_load(&pd_board_desk(board, 1)->attention) != PARKED) {
+            usleep(100);
+        }
+        pid_t first = start_sleeper(board, 0, 100000, n);
+        usleep(5000);  // so that it is parked, or dead
+        post(board, 0, 0);
+        pd_board_wake(board, false);
+        int status;
+        CHECK(waitpid(first, &status, 0) == first);
+        through = WIFEXITED(status);
+        CHECK(through || WTERMSIG(status) == SIGKILL);
+        uint32_t owner;
+        if (pd_slot_phase(pd_board_slot(board, 0), &owner) > PD_READY) {
+            CHECK(owner == 0);
+            pd_board_free(board, 0);
+            post(board, 1, 1);
+        }
+        pd_board_clear_desk(board, 0);
+        CHECK(waitpid(sleeper, &status, 0) == sleeper && status == 0);
+        pd_board_destroy(board);
+    }
+}
+
 static void
 a_sleeper_is_woken(void)
 {
@@ -362,8 +536,10 @@ main(void)
     RUN(a_mailbox_gone_mad_leads_nobody_astray);
     RUN(returns_come_back);
     RUN(an_arena_hands_out_no_byte_twice);
+    RUN(each_task_ends_once);
 #ifndef PD_TEST_NO_FORK
     RUN(killed_at_every_step);
+    RUN(killed_at_every_step_of_waiting);
     RUN(a_sleeper_is_woken);
 #endif
     CHECK(pd_live_allocs() == 0);

@@ -117,25 +117,13 @@ POOLS = {
 }
 PROCESSES = ("fork", "forkserver", "spawn", "dask processes")
 
-# What these tests give to a task, or compare its result with, is an object of the
-# test's own process.
+# Their tasks can be stopped while they run: by killing the process.
+STOPPING = ("fork", "forkserver", "spawn")
+
+# Their results are copies.
 SHARE_MEMORY = {
-    "test_a_failure_has_its_traceback": "a traceback of another process is text",
-    "test_get_times_out": "a gate",
-    "test_whatever_is_raised_is_the_result": "the very exception",
-    "test_the_first_failure_is_raised_after_all_have_run": "a list",
-    "test_rows_are_views": "a view",
-    "test_order_of_arrival": "a gate",
-    "test_next_with_a_timeout": "a gate",
-    "test_close_cancels_what_is_queued": "a gate",
-    "test_futures_are_real": "the very result",
-    "test_own_as_completed": "a gate",
-    "test_own_as_completed_times_out": "a gate",
-    "test_cancel": "a gate",
-    "test_timeout_gives_the_result_at_once": "a gate",
-    "test_timeout_of_one_among_many": "a gate",
-    "test_retries": "a dict",
-    "test_cancelling_the_await_cancels_the_task": "a gate",
+    "test_rows_are_views": "a copy of a row is none",
+    "test_results_are_the_very_objects": "a result is a copy",
 }
 DASK_DIFFERS = {
     "test_terminate_fails_what_has_not_begun": "terminate() stops what runs as well",
@@ -151,7 +139,7 @@ def pytest_collection_modifyitems(items):
         if str(pool).startswith("dask"):
             why = DASK_DIFFERS.get(name)
         if pool in PROCESSES and name in SHARE_MEMORY:
-            why = f"shares with its tasks: {SHARE_MEMORY[name]}"
+            why = f"shares no memory with its tasks: {SHARE_MEMORY[name]}"
         if why:
             item.add_marker(pytest.mark.skip(reason=why))
 
@@ -175,6 +163,18 @@ def make_pool(request):
 @pytest.fixture
 def pool(make_pool):
     return make_pool(2)
+
+
+@pytest.fixture
+def shares_memory(request):
+    """Whether the tasks of the pool under test run in this process."""
+    return request.node.callspec.params["make_pool"] not in PROCESSES
+
+
+@pytest.fixture
+def stops_tasks(request):
+    """Whether the pool under test can stop a task that runs."""
+    return request.node.callspec.params["make_pool"] in STOPPING
 
 
 # Threads that serve the whole process, or Dask's clusters, and end with them.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import operator
 import os
 import pickle
 import random
@@ -14,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +112,20 @@ def _die_elsewhere(parent):
     if os.getpid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
     return DiesWhenUnpickled(parent)
+
+
+class StopsWhenUnpickled:
+    def __init__(self, how):
+        self.how = how
+
+    def __reduce__(self):
+        return _stop_or_hang, (self.how,)
+
+
+def _stop_or_hang(how):
+    if how == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
 
 
 def wait_for(condition, seconds=10):
@@ -252,6 +268,24 @@ class TestLimits:
                 os.kill(worker.pid, signal.SIGCONT)
         assert forked.apply(square, (3,)) == 9
 
+    @pytest.mark.parametrize("how", ["stop", "hang"])
+    def test_a_worker_that_does_not_come_to_the_task(self, pool, how, monkeypatch):
+        """Stopped, or hung, after it has taken the task, before the task begins."""
+        from pydistrib.pools import processes
+
+        monkeypatch.setattr(processes, "LOAD_SECONDS", 0.5)
+        monkeypatch.setattr(processes, "LOOK_SECONDS", 0.1)
+        with pytest.raises(TimeoutError, match=r"did not begin within 0\.5 s"):
+            pool.apply_async(square, (StopsWhenUnpickled(how),), timeout=0.2).get(60)
+        assert pool.map(square, range(4)) == [0, 1, 4, 9]
+
+    def test_many_limits_at_once(self, forked):
+        results = [forked.apply_async(time.sleep, (60,), timeout=0.05) for _ in range(12)]
+        for result in results:
+            with pytest.raises(TimeoutError):
+                result.get(60)
+        assert forked.map(square, range(4)) == [0, 1, 4, 9]
+
     def test_the_limit_does_not_count_the_queue(self, forked, tmp_path):
         path = str(tmp_path / "a")
         results = [
@@ -297,6 +331,17 @@ class TestCancel:
         assert future.cancel()
         assert forked.submit(square, 3).result(10) == 9
 
+    def test_many_that_run(self, forked, tmp_path):
+        """Whoever is cancelled, nobody else is killed for it."""
+        others = []
+        for i in range(40):
+            path = tmp_path / str(i)
+            result = forked.apply_async(sleep_and_tell, (60, str(path)))
+            others += [forked.apply_async(square, (k,)) for k in range(5)]
+            wait_for(path.exists, 60)
+            assert result.cancel()
+        assert [r.get(60) for r in others] == [k * k for k in range(5)] * 40
+
     def test_a_map(self, forked):
         result = forked.map_async(time.sleep, [30] * 5000, 1)
         time.sleep(0.1)
@@ -306,40 +351,95 @@ class TestCancel:
         assert time.monotonic() - start < 10
 
 
-def test_kills_at_random(forked):
-    """Every task has its result or is exactly one WorkerDied, whenever a worker dies."""
-    count = 20_000
-    stop = threading.Event()
-    rng = random.Random(5)
-    kills = 0
+class Killer:
+    """A thread that kills workers at random; it knows whom."""
 
-    def kill():
-        nonlocal kills
-        while not stop.wait(0.002 + 0.01 * rng.random()):
-            workers = [w for w in forked._pool if w._pid and w.exitcode is None]
-            if workers:
+    def __init__(self, pool, pause):
+        self.pool = pool
+        self.pause = pause
+        self.pids = set()
+        self.rng = random.Random(5)
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+
+    def run(self):
+        while not self.stop.wait(self.pause * self.rng.random()):
+            workers = [w for w in self.pool._pool if w._pid and w.exitcode is None]
+            pids = [w._pid for w in workers if w._pid not in self.pids]
+            if pids:
+                pid = self.rng.choice(pids)
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(rng.choice(workers)._pid, signal.SIGKILL)
-                    kills += 1
+                    os.kill(pid, signal.SIGKILL)
+                    self.pids.add(pid)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "tasks", "kills", "pause"),
+    [
+        ("fork", 100_000, 1000, 0.01),
+        ("forkserver", 10_000, 100, 0.1),
+        ("spawn", 1000, 20, 0.3),
+    ],
+)
+def test_kills_at_random(method, tasks, kills, pause):
+    """Every task has its result or is exactly one WorkerDied, whenever a worker dies."""
+    count = 0
     died = 0
-    try:
-        results = forked.imap(square, range(count))
-        for i in range(count):
-            try:
-                assert results.next(60) == i * i
-            except WorkerDied:
-                died += 1
-        with pytest.raises(StopIteration):
-            results.next(60)
-    finally:
-        stop.set()
-        killer.join()
-    assert kills > 10
-    assert died <= kills
-    assert forked.map(square, range(4)) == [0, 1, 4, 9]
+
+    def items():
+        nonlocal count
+        while count < tasks or len(killer.pids) < kills:
+            yield count
+            count += 1
+
+    with pydistrib.Pool(2, context=method) as pool:
+        with Killer(pool, pause) as killer:
+            results = pool.imap(operator.neg, items(), buffersize=1000)
+            i = 0
+            while True:
+                try:
+                    assert results.next(60) == -i
+                except StopIteration:
+                    break
+                except WorkerDied:
+                    died += 1
+                i += 1
+        assert i == count >= tasks
+        assert len(killer.pids) >= kills
+        assert died <= len(killer.pids)
+        assert pool.map(square, range(4)) == [0, 1, 4, 9]
+        assert pool.stats().queued == 0
+    pool.join()
+
+
+def test_kills_and_retries(forked):
+    """Tasks go out again while others are posted: each has its result, and once."""
+    counts = {}
+
+    def note(value):
+        counts[value] = counts.get(value, 0) + 1
+
+    with Killer(forked, 0.03) as killer:
+        waiting = forked.map_async(square, range(20_000), 1, retries=1000)
+        calls = []
+        i = 0
+        while i < 3000 or len(killer.pids) < 30:
+            calls.append(forked.apply_async(square, (i,), retries=1000, callback=note))
+            i += 1
+            if i % 100 == 0:
+                calls[-50].get(60)
+        assert [call.get(60) for call in calls] == [k * k for k in range(i)]
+        assert waiting.get(60) == [k * k for k in range(20_000)]
+    assert counts == {k * k: 1 for k in range(i)}
 
 
 class TestBroken:
@@ -470,25 +570,118 @@ def test_no_descriptor_is_left():
     assert count() == before
 
 
-def test_a_fork_of_the_parent(forked):
-    """A forked child can't use the pool; the parent's goes on."""
-    slow = forked.apply_async(time.sleep, (0.3,))
+def in_a_fork(function):
+    """Call a function in a fork of this process; give its exit status, 99 if it raises."""
     pid = os.fork()
     if pid == 0:
-        status = 1
+        status = 99
         try:
-            with contextlib.suppress(RuntimeError, ValueError):
-                forked.apply(square, (2,))
-                os._exit(2)
-            try:
-                slow.get(5)
-            except RuntimeError:
-                status = 0
+            status = function()
         finally:
             os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert slow.get(10) is None
-    assert forked.map(square, range(4)) == [0, 1, 4, 9]
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError("the fork hangs")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_fork_of_the_parent(pool):
+    """A forked child can't use the pool; the parent's goes on."""
+    slow = pool.apply_async(time.sleep, (0.3,))
+    stream = pool.imap(time.sleep, [0.3] * 4, buffersize=2)
+
+    def child():
+        for call in (lambda: pool.apply(square, (2,)), lambda: pool.map(square, [2])):
+            with contextlib.suppress(RuntimeError, ValueError):
+                call()
+                return 1
+        for wait in (lambda: slow.get(30), lambda: list(stream)):
+            try:
+                wait()
+            except RuntimeError:
+                continue
+            return 2
+        pool.terminate()
+        pool.join()
+        return 0
+
+    assert in_a_fork(child) == 0
+    assert slow.get(60) is None
+    assert list(stream) == [None] * 4
+    assert pool.map(square, range(4)) == [0, 1, 4, 9]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_forks_in_the_middle_of_a_dispatch(forked):
+    """Threads post and read all the time; each fork has its own pool, which works."""
+    stop = threading.Event()
+    wrong = []
+
+    def post():
+        while not stop.is_set():
+            results = [forked.submit(square, i) for i in range(20)]
+            stream = forked.imap(square, range(50), buffersize=5)
+            if forked.map(square, range(100), 1) != [i * i for i in range(100)]:
+                wrong.append("map")
+            if list(stream) != [i * i for i in range(50)]:
+                wrong.append("imap")
+            if [r.result(60) for r in results] != [i * i for i in range(20)]:
+                wrong.append("submit")
+
+    def child():
+        with contextlib.suppress(RuntimeError, ValueError):
+            forked.apply(square, (2,))
+            return 1
+        with pydistrib.Pool(1, context="fork") as own:
+            if own.map(square, range(4)) != [0, 1, 4, 9]:
+                return 2
+        own.join()
+        return 0
+
+    threads = [threading.Thread(target=post) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        assert [in_a_fork(child) for _ in range(25)] == [0] * 25
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_callbacks_do_not_run_in_a_fork(forked, tmp_path):
+    """The lost tasks of a forked child are nothing to act on: the parent has them."""
+    path = tmp_path / "called"
+
+    def called(_):
+        path.touch()
+
+    forked.apply_async(time.sleep, (2,), callback=called, error_callback=called)
+    future = forked.submit(time.sleep, 2)
+    future.add_done_callback(called)
+
+    def child():
+        with contextlib.suppress(RuntimeError):
+            future.result(30)
+            return 1
+        return 0
+
+    assert in_a_fork(child) == 0
+    assert not path.exists()
+    with pydistrib.Pool(1, context="fork") as other:
+        assert other.apply(square, (2,)) == 4
+        assert not path.exists()
+    other.join()
+    assert future.result(60) is None
+    wait_for(path.exists)
 
 
 def test_no_memory_for_a_worker_is_an_error_of_the_task(forked):
@@ -523,3 +716,241 @@ def test_sigint_once(run_python):
         """
     )
     assert out.splitlines() == ["interrupted True", "[1, 2]"] * 3
+
+
+# --------------------------------------------------------------------------------------
+# Things that don't travel
+# --------------------------------------------------------------------------------------
+
+
+class NoReduce:
+    def __reduce__(self):
+        raise LookupError("no reduce")
+
+
+class NoReduceError(Exception):
+    def __reduce__(self):
+        raise LookupError("no reduce")
+
+
+class BadReduceError(Exception):
+    def __reduce__(self):
+        return "not a global"
+
+
+class ManyArguments(Exception):
+    def __init__(self, a, b):
+        super().__init__(f"{a} and {b}")
+
+
+class NoRepr:
+    def __reduce__(self):
+        raise LookupError("no reduce")
+
+    def __repr__(self):
+        raise LookupError("no repr")
+
+
+class RaisesElsewhere:
+    """Raises when it is unpickled in another process than the one that is named."""
+
+    def __init__(self, at_home, error):
+        self.state = at_home, error
+
+    def __reduce__(self):
+        return _raise_elsewhere, self.state
+
+
+def _raise_elsewhere(at_home, error):
+    if os.getpid() != at_home:
+        raise error
+    return RaisesElsewhere(at_home, error)
+
+
+def make_for(kind, *args):
+    return {
+        "no reduce": NoReduce,
+        "no repr": NoRepr,
+        "lock": threading.Lock,
+        "generator": lambda: (i for i in ()),
+        "raises": lambda error: RaisesElsewhere(os.getpid(), error),
+    }[kind](*args)
+
+
+def raise_for(kind):
+    raise {
+        "no reduce": NoReduceError("words"),
+        "bad reduce": BadReduceError("words"),
+        "arguments": ManyArguments(1, 2),
+        "local": type("Local", (Exception,), {})("words"),
+        "holds a lock": ValueError("words", threading.Lock()),
+        "group": ExceptionGroup("words", [ValueError(1), NoReduceError()]),
+    }[kind]
+
+
+class TestWhatDoesNotTravel:
+    @pytest.mark.parametrize("kind", ["no reduce", "no repr", "lock", "generator"])
+    def test_an_argument(self, pool, kind):
+        with pytest.raises((LookupError, TypeError)):
+            pool.apply(square, (make_for(kind),))
+        with pytest.raises((LookupError, TypeError)):
+            pool.map(square, [1, make_for(kind), 2], 1)
+        results = pool.imap(square, [1, make_for(kind), 2])
+        assert results.next(60) == 1
+        with pytest.raises((LookupError, TypeError)):
+            results.next(60)
+        assert results.next(60) == 4
+        assert pool.apply(square, (3,)) == 9
+
+    @pytest.mark.parametrize("kind", ["no reduce", "no repr", "lock", "generator"])
+    def test_a_result(self, pool, kind):
+        with pytest.raises(MaybeEncodingError, match="Error sending result"):
+            pool.apply(make_for, (kind,))
+        with pytest.raises(MaybeEncodingError):
+            pool.map(make_for, [kind] * 3, 1)
+        assert pool.apply(square, (3,)) == 9
+
+    @pytest.mark.parametrize(
+        "kind", ["no reduce", "bad reduce", "arguments", "local", "holds a lock", "group"]
+    )
+    def test_an_exception(self, pool, kind):
+        with pytest.raises(Exception, match=r"words|1 and 2|and 'b'") as caught:
+            pool.apply(raise_for, (kind,))
+        assert not isinstance(caught.value, WorkerDied)
+        assert "in raise_for" in str(caught.value.__cause__)
+        assert pool.apply(square, (3,)) == 9
+
+    @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()])
+    def test_what_raises_on_arrival(self, pool, error):
+        with pytest.raises(type(error)):
+            pool.apply(square, (RaisesElsewhere(os.getpid(), error),))
+        with pytest.raises(type(error)):
+            pool.apply(make_for, ("raises", error))
+        assert pool.apply(square, (3,)) == 9
+
+
+# --------------------------------------------------------------------------------------
+# Ends
+# --------------------------------------------------------------------------------------
+
+
+def leave(how):
+    if how == "sys.exit":
+        sys.exit(5)
+    raise {"interrupt": KeyboardInterrupt("words"), "exit": SystemExit("words")}[how]
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [("sys.exit", SystemExit), ("interrupt", KeyboardInterrupt), ("exit", SystemExit)],
+)
+def test_an_exit_in_a_task_is_its_result(pool, how, error):
+    pids = {worker.pid for worker in pool._pool}
+    for _ in range(3):
+        with pytest.raises(error) as caught:
+            pool.apply(leave, (how,))
+        assert caught.value.args == ((5,) if how == "sys.exit" else ("words",))
+    assert {worker.pid for worker in pool._pool} == pids  # nobody has ended
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_program_ends_with_an_open_pool(run_python, method):
+    out = run_python(
+        f"""
+        import sys, threading, time, warnings
+        import numpy as np, pydistrib
+        warnings.simplefilter("ignore", ResourceWarning)
+        pool = pydistrib.Pool(2, context={method!r})
+        kept = pool.map(np.negative, [np.ones(1 << 18)] * 3, 1)
+        results = pool.imap(time.sleep, iter(lambda: 60, 0), buffersize=4)
+        many = pool.map_async(time.sleep, [60] * 5000, 1)
+        def read():
+            try:
+                list(results)
+            except pydistrib.pools.processes.CancelledError:
+                pass
+        threading.Thread(target=read, daemon=True).start()
+        idle = pydistrib.Pool(2, context={method!r})
+        print(pool is not idle, flush=True)
+        """,
+        timeout=60,
+    )
+    assert out == "True"
+
+
+@pytest.mark.parametrize("inner", METHODS)
+def test_a_pool_inside_a_worker(pool, inner):
+    assert pool.map(nested_deaths, [inner] * 2, 1) == [(["died"], [0, 1, 4])] * 2
+
+
+def nested_deaths(method):
+    with pydistrib.Pool(2, context=method) as pool:
+        try:
+            pool.apply(die, ("kill",))
+        except WorkerDied:
+            died = ["died"]
+        result = died, pool.map(square, range(3))
+    pool.join()
+    return result
+
+
+def test_two_pools_do_not_mind_each_other():
+    with (
+        pydistrib.Pool(2, context="fork") as one,
+        pydistrib.Pool(2, context="forkserver") as two,
+        pydistrib.Pool(2, context="spawn") as three,
+    ):
+        results = [pool.map_async(square, range(3000), 1) for pool in (one, three)]
+        for _ in range(5):
+            with pytest.raises(WorkerDied):
+                two.apply(die, ("kill",))
+        one_more = one.apply(np.negative, (np.ones(1 << 18),))
+        two.terminate()
+        two.join()
+        assert [r.get(60) for r in results] == [[i * i for i in range(3000)]] * 2
+        assert (one_more == -1).all()
+    one.join()
+    three.join()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_hashes_differ_between_processes(run_python, method):
+    """Of strings, unless PYTHONHASHSEED is set: nothing may depend on them."""
+    out = run_python(
+        f"""
+        import pydistrib
+        def look_up(table, names):
+            return hash("a word"), [table[name] for name in sorted(names)]
+        def function(x, *, seen=frozenset(["a", "b"])):
+            return x in seen
+        names = [f"name {{i}}" for i in range(100)]
+        table = {{name: i for i, name in enumerate(names)}}
+        keys = {{("a", name): frozenset([name]) for name in names}}
+        with pydistrib.Pool(2, context={method!r}) as pool:
+            hashed, found = pool.apply(look_up, (table, set(names)))
+            print(found == [table[name] for name in sorted(names)])
+            print((hashed == hash("a word")) == ({method!r} == "fork"))
+            print(pool.map(function, ["a", "b", "c"]))
+            print(pool.apply(dict, (keys,)) == keys)
+        pool.join()
+        """,
+        PYTHONHASHSEED="random",
+    )
+    assert out.splitlines() == ["True", "True", "[True, True, False]", "True"]
+
+
+def test_a_callback_that_posts_to_a_pool_that_ends(forked):
+    refused = []
+
+    def again(_):
+        try:
+            forked.apply_async(square, (1,), callback=again)
+        except ValueError as error:
+            refused.append(error)
+
+    results = [forked.apply_async(square, (i,), callback=again) for i in range(20)]
+    for result in results:
+        result.get(60)
+    forked.terminate()
+    forked.join()
+    wait_for(lambda: len(refused) <= 20)
