@@ -80,7 +80,8 @@ _ARRAYS: Final[dict[Any, Any]] = {np.ndarray: _reduce_array}
 class _ArrayPickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, buffers: Buffers | None) -> None:
         super().__init__(file, 5, buffer_callback=_keep_large(buffers, False))
-        self.dispatch_table = collections.ChainMap(_ARRAYS, copyreg.dispatch_table)
+        others: Any = copyreg.dispatch_table
+        self.dispatch_table = collections.ChainMap(_ARRAYS, others)
 
 
 def _dumps(thing: Any, buffers: Buffers | None) -> bytes:
