@@ -352,11 +352,17 @@ class TestCancel:
 
 
 class Killer:
-    """A thread that kills workers at random; it knows whom."""
+    """
+    A thread that kills workers at random; it knows whom.
+
+    Five in a row at most without any task done: more would be a crash loop, where workers
+    take long to start.
+    """
 
     def __init__(self, pool, pause):
         self.pool = pool
         self.pause = pause
+        self.progress = 0  # counted by who reads the results
         self.pids = set()
         self.rng = random.Random(5)
         self.stop = threading.Event()
@@ -371,7 +377,12 @@ class Killer:
         self.thread.join()
 
     def run(self):
+        seen, in_a_row = 0, 0
         while not self.stop.wait(self.pause * self.rng.random()):
+            if self.progress != seen:
+                seen, in_a_row = self.progress, 0
+            if in_a_row == 5:
+                continue
             workers = [w for w in self.pool._pool if w._pid and w.exitcode is None]
             pids = [w._pid for w in workers if w._pid not in self.pids]
             if pids:
@@ -379,6 +390,7 @@ class Killer:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     self.pids.add(pid)
+                    in_a_row += 1
 
 
 @pytest.mark.slow
@@ -408,6 +420,7 @@ def test_kills_at_random(method, tasks, kills, pause):
             while True:
                 try:
                     assert results.next(60) == -i
+                    killer.progress += 1
                 except StopIteration:
                     break
                 except WorkerDied:
@@ -427,6 +440,7 @@ def test_kills_and_retries(forked):
 
     def note(value):
         counts[value] = counts.get(value, 0) + 1
+        killer.progress += 1
 
     with Killer(forked, 0.03) as killer:
         waiting = forked.map_async(square, range(20_000), 1, retries=1000)
