@@ -13,7 +13,9 @@ fork.
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copyreg
 import io
 import itertools
 import os
@@ -24,7 +26,9 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final
+
+import numpy as np
 
 OUT_OF_BAND: Final = 16 * 1024
 
@@ -39,13 +43,18 @@ _forced = 0  # by_value() blocks that are being run
 Buffers = list[pickle.PickleBuffer]
 
 
-def _keep_large(buffers: Buffers | None) -> Callable[[pickle.PickleBuffer], bool] | None:
-    if buffers is None:
-        return None
+class _ReadOnly(Exception):
+    """There is a read-only array, which the standard pickler would make so there too."""
 
+
+def _keep_large(
+    buffers: Buffers | None, stop_at_read_only: bool
+) -> Callable[[pickle.PickleBuffer], bool]:
     def keep(buffer: pickle.PickleBuffer) -> bool:
         view = memoryview(buffer)
-        if view.nbytes < OUT_OF_BAND or not view.contiguous:
+        if stop_at_read_only and view.readonly and isinstance(view.obj, np.ndarray):
+            raise _ReadOnly
+        if buffers is None or view.nbytes < OUT_OF_BAND or not view.contiguous:
             return True  # into the pickle
         buffers.append(buffer)
         return False
@@ -56,6 +65,39 @@ def _keep_large(buffers: Buffers | None) -> Callable[[pickle.PickleBuffer], bool
 def _empty(buffers: Buffers | None) -> None:
     if buffers is not None:
         buffers.clear()
+
+
+def _reduce_array(array: Any) -> Any:
+    """Let a read-only array arrive as one that its receiver owns, as it does in a copy."""
+    reduced = array.__reduce_ex__(5)
+    if array.flags.writeable or len(reduced) != 2:
+        return reduced
+    return _own_copy, reduced
+
+
+def _own_copy(make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return make(*args).copy(order="K")
+
+
+_ARRAYS: Final[dict[Any, Any]] = {np.ndarray: _reduce_array}
+
+
+class _ArrayPickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO, buffers: Buffers | None) -> None:
+        super().__init__(file, 5, buffer_callback=_keep_large(buffers, False))
+        others: Any = copyreg.dispatch_table
+        self.dispatch_table = collections.ChainMap(_ARRAYS, others)
+
+
+def _dumps(thing: Any, buffers: Buffers | None) -> bytes:
+    """Pickle as the standard pickler does, but for read-only arrays."""
+    try:
+        return pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers, True))
+    except _ReadOnly:
+        _empty(buffers)
+    file = io.BytesIO()
+    _ArrayPickler(file, buffers).dump(thing)
+    return file.getvalue()
 
 
 class ForkedMain:
@@ -99,7 +141,7 @@ def dumps(thing: Any, buffers: Buffers | None, main: ForkedMain | None = None) -
     if _forced:
         return _dumps_by_value(thing, buffers, None)
     try:
-        data = pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
+        data = _dumps(thing, buffers)
     except _REFUSALS as refusal:
         _empty(buffers)
         return _dumps_by_value(thing, buffers, refusal)
@@ -122,7 +164,7 @@ def dumps_result(thing: Any, buffers: Buffers | None) -> bytes:
     As the standard library's pools do, it refuses a lambda of an imported module.
     """
     try:
-        return pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
+        return _dumps(thing, buffers)
     except _REFUSALS as refusal:
         if "<lambda>" in str(refusal) and "__main__" not in str(refusal):
             raise
@@ -135,7 +177,7 @@ def _dumps_by_value(
 ) -> bytes:
     file = io.BytesIO()
     try:
-        _pickler()(file, _keep_large(buffers)).dump(thing)
+        _pickler()(file, _keep_large(buffers, False)).dump(thing)
     except _REFUSALS as error:
         if refusal is None:
             raise
@@ -331,6 +373,10 @@ def _make_pickler_type() -> Any:
     from cloudpickle import cloudpickle
 
     class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        dispatch_table: ClassVar[Any] = collections.ChainMap(
+            _ARRAYS, cloudpickle.Pickler.dispatch_table
+        )
+
         def __init__(self, file: io.BytesIO, keep: Any) -> None:
             super().__init__(file, protocol=5, buffer_callback=keep)
             self.main = main_namespace()

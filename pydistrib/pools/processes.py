@@ -749,8 +749,9 @@ class ProcessEngine(Engine):
             if not self.waiting and self._post(task):
                 return
             with self.room:
-                if self.waiting or self.board.free == 0:
-                    self.room.wait(0.1)
+                full = self.waiting or self.board.free == 0
+                # Else there is no room for its number behind a task that waits.
+                self.room.wait(0.1 if full else 0.001)
 
     def fill(self) -> None:
         """Post what waits, while there is room.  One thread does it for all."""
@@ -1527,7 +1528,8 @@ class Pool(PoolBase):
     - A worker that is killed, crashes or exits fails the one task that it ran, with
       `WorkerDied`, or with ``retries=`` the task is run again; the worker is replaced.
     - ``timeout=`` and the `cancel` of a result stop a task that runs, by killing its
-      worker.
+      worker.  The time counts from when the task begins; to load its function and its
+      arguments a worker has half a minute, or that time if it is longer.
     - Functions of ``__main__``, lambdas and closures can be sent, also where workers are
       not forked: cloudpickle takes over where pickle can't.  Functions of ``__main__``
       share one namespace in a worker, which does not import the main module; so a script

@@ -1090,7 +1090,7 @@ static PyGetSetDef board_getset[] = {
 };
 
 PyDoc_STRVAR(board_doc,
-             "Board(slots, desks)\n--\n\n"
+             "Board(slots, desks, /)\n--\n\n"
              "Where this process posts tasks for workers in other processes.");
 
 static PyType_Slot board_slots[] = {

@@ -46,7 +46,7 @@ core_exec(PyObject *module)
         return -1;
     }
     PyMethodDef *const tables[] = {
-        pd_callable_methods, pd_desk_methods,     pd_expr_methods,  pd_metric_methods,
+        pd_callable_methods, pd_desk_methods,     pd_expr_methods,   pd_metric_methods,
         pd_result_methods,   pd_settings_methods, pd_shared_methods, pd_store_methods,
     };
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -129,6 +130,21 @@ there_is_at_least_one_processor(void)
 }
 
 static void
+a_limit_of_address_space_is_not_used_up(void)
+{
+    struct rlimit before, limit;
+    CHECK(getrlimit(RLIMIT_AS, &before) == 0);
+    CHECK(pd_memory_reserve(4096) == 4096);
+    limit = before;
+    limit.rlim_cur = (rlim_t)1 << 40;  // sanitizers need much
+    if (before.rlim_max >= limit.rlim_cur && setrlimit(RLIMIT_AS, &limit) == 0) {
+        CHECK(pd_memory_reserve((size_t)1 << 40) <= (size_t)1 << 34);
+        CHECK(pd_memory_reserve(4096) == 4096);
+        CHECK(setrlimit(RLIMIT_AS, &before) == 0);
+    }
+}
+
+static void
 the_smaller_of_what_machine_and_cgroup_have_is_available(void)
 {
     char root[] = "/tmp/pd_test_memory_XXXXXX";
@@ -163,6 +179,7 @@ main(void)
     RUN(the_clock_does_not_go_back);
     RUN(cgroup_quotas_are_found_at_any_level);
     RUN(there_is_at_least_one_processor);
+    RUN(a_limit_of_address_space_is_not_used_up);
     RUN(the_smaller_of_what_machine_and_cgroup_have_is_available);
     return 0;
 }

@@ -51,12 +51,61 @@ def echo(x):
     return x
 
 
+class Tagged(np.ndarray):
+    """A subclass whose pickle is ndarray's."""
+
+
+RECORD = np.dtype([("a", "f8"), ("b", "i4", (2,)), ("c", "U3")])
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+# Arrays of about so many elements.
+KINDS = {
+    "read-only": lambda n: read_only(np.arange(float(n))),
+    "every second": lambda n: np.arange(2.0 * n)[::2],
+    "backwards": lambda n: np.arange(float(n))[::-1],
+    "a view": lambda n: np.arange(n + 10.0)[5:-5],
+    "broadcast": lambda n: np.broadcast_to(np.float32(3), (n,)),
+    "Fortran": lambda n: np.asfortranarray(np.arange(3.0 * n).reshape(3, n)),
+    "transposed": lambda n: np.arange(6.0 * n).reshape(1, 2, 3, n).transpose(2, 0, 3, 1),
+    "0-d": lambda n: np.array(float(n)),
+    "empty": lambda n: np.zeros((0, n)),
+    "structured": lambda n: np.ones(n, RECORD),
+    "objects": lambda n: np.array([1, "x", None] * n, dtype=object),
+    "strings": lambda n: np.array(["a", "bcd"] * n),
+    "times": lambda n: np.arange(n).astype("M8[us]"),
+    "durations": lambda n: np.arange(n).astype("m8[D]"),
+    "complex": lambda n: np.arange(n) * 1j,
+    "half": lambda n: np.ones(n, np.float16),
+    "long double": lambda n: np.ones(n, np.longdouble),
+    "booleans": lambda n: np.ones(n, bool),
+    "big-endian": lambda n: np.arange(n, dtype=">i4"),
+    "a subclass": lambda n: np.arange(float(n)).view(Tagged),
+    "a matrix": lambda n: np.arange(float(n)).view(np.matrix),
+    "a recarray": lambda n: np.ones(n, RECORD).view(np.recarray),
+    "masked": lambda n: np.ma.masked_less(np.arange(float(n)), 2),
+}
+
+
+def overwrite(array):
+    array[...] = array.copy()
+    return bool(array.flags.writeable)
+
+
 kept = []
 
 
 def keep(array):
     kept.append(array)
     return len(kept)
+
+
+def change_kept():
+    return bool(kept[0].flags.writeable)
 
 
 def kept_sums(_):
@@ -209,25 +258,57 @@ class TestArrays:
         assert [r.get() for r in results] == [1.0] * 500
         assert most < 1.5 * array.nbytes
 
-    @pytest.mark.parametrize(
-        "make",
-        [
-            lambda: np.zeros((300, 200))[::2, ::3],
-            lambda: np.asfortranarray(np.arange(60_000.0).reshape(300, 200)),
-            lambda: np.zeros((0, 5)),
-            lambda: np.array(["a", "bc"] * 5000),
-            lambda: np.array([1, "x", None] * 5000, dtype=object),
-            lambda: np.arange(100_000).astype("M8[s]"),
-            lambda: np.ma.masked_less(np.arange(10_000.0), 5),
-        ],
-    )
-    def test_all_kinds(self, forked, make):
-        array = make()
+    @pytest.mark.parametrize("count", [3, 30_000, 300_000])  # inside; one task's; shared
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_all_kinds(self, forked, kind, count):
+        array = KINDS[kind](count)
+        before = array.copy()
         back = forked.apply(echo, (array,))
         assert type(back) is type(array)
         assert back.dtype == array.dtype
-        assert (np.asarray(back) == np.asarray(array)).all()
-        assert back.flags.f_contiguous == array.flags.f_contiguous or array.size == 0
+        assert back.shape == array.shape
+        assert back.flags.writeable
+        if array.flags.forc:
+            assert back.flags.f_contiguous == array.flags.f_contiguous
+        np.testing.assert_array_equal(back, before)
+        np.testing.assert_array_equal(np.asarray(array), np.asarray(before))
+
+    @pytest.mark.parametrize("count", [3, 30_000, 300_000])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_all_kinds_can_be_changed_in_the_worker(self, forked, kind, count):
+        array = KINDS[kind](count)
+        before = array.copy()
+        assert forked.apply(overwrite, (array,)) is True
+        np.testing.assert_array_equal(np.asarray(array), np.asarray(before))
+
+    def test_read_only_arrays_in_a_lambda(self, method):
+        array = read_only(np.arange(30_000.0))
+        table = read_only(np.arange(3.0))
+        with pydistrib.Pool(1, context=method) as pool:
+            sums = pool.apply(lambda: (overwrite(array), overwrite(table), array.sum()))
+        pool.join()
+        assert sums == (True, True, array.sum())
+
+    def test_read_only_arrays_for_an_initializer(self, method):
+        table = read_only(np.arange(3.0))
+        with pydistrib.Pool(1, keep, (table,), context=method) as pool:
+            assert pool.apply(kept_sums, (0,)) == [3.0]
+            assert pool.apply(change_kept) is (method != "fork")  # which copies nothing
+        pool.join()
+
+    def test_a_masked_array_keeps_its_mask(self, forked):
+        array = np.ma.masked_less(np.arange(30_000.0), 5)
+        back = forked.apply(echo, (array,))
+        assert (back.mask == array.mask).all()
+        assert back.sum() == array.sum()
+
+    def test_many_in_one_task(self, method):
+        arrays = [np.full(5000, float(i)) for i in range(200)]
+        with pydistrib.Pool(1, context=method) as pool:
+            back = pool.apply(echo, ({"arrays": arrays, "same": [arrays[0]] * 3},))
+        pool.join()
+        assert all((b == a).all() for a, b in zip(arrays, back["arrays"], strict=True))
+        assert back["same"][0] is back["same"][1] is back["arrays"][0]
 
     def test_large_bytes(self, forked):
         data = os.urandom(3 << 20)
@@ -341,6 +422,16 @@ class TestLife:
         stats = forked.stats()
         assert stats.tasks == 10
         assert stats.queued == 0
+        assert all(0 <= w.queue_wait < 60 and w.gil_wait == 0 for w in stats.workers)
+
+    def test_the_wait_in_the_queue_is_measured(self):
+        with pydistrib.Pool(1, context="fork") as pool:
+            pool.map(time.sleep, [0.1] * 4, 1)
+            (worker,) = pool.stats().workers
+            assert worker.tasks == 4
+            assert 0.14 < worker.queue_wait < 60  # 0, 0.1, 0.2 and 0.3 at least
+            assert 0.39 < worker.run_time < 60
+        pool.join()
 
 
 def own_pid(_):

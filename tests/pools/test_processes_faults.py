@@ -352,11 +352,17 @@ class TestCancel:
 
 
 class Killer:
-    """A thread that kills workers at random; it knows whom."""
+    """
+    A thread that kills workers at random; it knows whom.
+
+    Five in a row at most without any task done: more would be a crash loop, where workers
+    take long to start.
+    """
 
     def __init__(self, pool, pause):
         self.pool = pool
         self.pause = pause
+        self.progress = 0  # counted by who reads the results
         self.pids = set()
         self.rng = random.Random(5)
         self.stop = threading.Event()
@@ -371,7 +377,12 @@ class Killer:
         self.thread.join()
 
     def run(self):
+        seen, in_a_row = 0, 0
         while not self.stop.wait(self.pause * self.rng.random()):
+            if self.progress != seen:
+                seen, in_a_row = self.progress, 0
+            if in_a_row == 5:
+                continue
             workers = [w for w in self.pool._pool if w._pid and w.exitcode is None]
             pids = [w._pid for w in workers if w._pid not in self.pids]
             if pids:
@@ -379,6 +390,7 @@ class Killer:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                     self.pids.add(pid)
+                    in_a_row += 1
 
 
 @pytest.mark.slow
@@ -408,6 +420,7 @@ def test_kills_at_random(method, tasks, kills, pause):
             while True:
                 try:
                     assert results.next(60) == -i
+                    killer.progress += 1
                 except StopIteration:
                     break
                 except WorkerDied:
@@ -427,18 +440,23 @@ def test_kills_and_retries(forked):
 
     def note(value):
         counts[value] = counts.get(value, 0) + 1
+        killer.progress += 1
 
-    with Killer(forked, 0.03) as killer:
-        waiting = forked.map_async(square, range(20_000), 1, retries=1000)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    with Killer(forked, 0.005) as killer:
         calls = []
         i = 0
-        while i < 3000 or len(killer.pids) < 30:
+        while i < 6000 or len(killer.pids) < 100:
             calls.append(forked.apply_async(square, (i,), retries=1000, callback=note))
             i += 1
-            if i % 100 == 0:
-                calls[-50].get(60)
+            if i > 5000:  # more wait than there is room for
+                calls[i - 5000].get(60)
         assert [call.get(60) for call in calls] == [k * k for k in range(i)]
-        assert waiting.get(60) == [k * k for k in range(20_000)]
+        assert forked.map(square, range(20_000), 1, retries=1000) == [
+            k * k for k in range(20_000)
+        ]
+    sys.setswitchinterval(interval)
     assert counts == {k * k: 1 for k in range(i)}
 
 
@@ -601,12 +619,15 @@ def test_a_fork_of_the_parent(pool):
             with contextlib.suppress(RuntimeError, ValueError):
                 call()
                 return 1
-        for wait in (lambda: slow.get(30), lambda: list(stream)):
-            try:
-                wait()
-            except RuntimeError:
-                continue
+        with contextlib.suppress(RuntimeError):
+            slow.get(30)
             return 2
+        for _ in range(4):  # two are out, and the others will never be
+            try:
+                stream.next(30)
+            except (RuntimeError, StopIteration):
+                continue
+            return 3
         pool.terminate()
         pool.join()
         return 0
