@@ -30,6 +30,9 @@ loads = pickle.loads
 
 _forced = 0  # by_value() blocks that are being run
 
+# Nothing inside that another process could lack, no buffers: no need to look.
+_SCALARS = frozenset({type(None), bool, int, float, complex})
+
 
 Buffers = list[pickle.PickleBuffer]
 
@@ -71,6 +74,8 @@ def dumps(thing: Any, buffers: Buffers | None, main_by_value: bool = True) -> by
     bytes
         The pickle, without those buffers.
     """
+    if type(thing) in _SCALARS:
+        return pickle.dumps(thing, 5)
     if _forced:
         return _dumps_by_value(thing, buffers, None)
     try:
@@ -96,6 +101,8 @@ def dumps_result(thing: Any, buffers: Buffers | None) -> bytes:
 
     As the standard library's pools do, it refuses a lambda of an imported module.
     """
+    if type(thing) in _SCALARS:
+        return pickle.dumps(thing, 5)
     try:
         return pickle.dumps(thing, 5, buffer_callback=_keep_large(buffers))
     except _REFUSALS as refusal:

@@ -1182,12 +1182,12 @@ class ProcessEngine(Engine):
 
     def _kill_workers(self) -> None:
         alive = [w for w in self.crew if w is not None and w.asked]
-        for worker in alive:
-            worker.killed = True
-            if worker._pid:
-                self.nursery.kill(worker._pid, signal.SIGTERM)
         end = time.monotonic() + TERM_SECONDS
         while any(w in self.crew for w in alive) and time.monotonic() < end:
+            for worker in alive:  # those that are being made have no pid yet
+                if worker._pid and not worker.killed:
+                    worker.killed = True
+                    self.nursery.kill(worker._pid, signal.SIGTERM)
             left = max(0.0, end - time.monotonic())
             if select.select([self.nursery], [], [], left)[0] and not self._read_nursery():
                 return
