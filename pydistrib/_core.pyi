@@ -12,6 +12,7 @@ from collections.abc import (
     Iterator,
     Mapping,
     MutableSequence,
+    Sized,
 )
 from types import GenericAlias
 from typing import Any, Final, Generic, Self, SupportsIndex, TypedDict, TypeVar, final
@@ -131,8 +132,10 @@ class AsyncResult(Generic[_R]):
     def _canceller(self) -> Callable[[AsyncResult[Any]], bool] | None: ...
     @property
     def _has_future(self) -> bool: ...
+    @property
+    def _plain(self) -> bool: ...
     def _take(
-        self, canceller: Callable[[AsyncResult[Any]], bool], /
+        self, canceller: Callable[[AsyncResult[Any]], bool], board: Board, /
     ) -> tuple[Callable[..., Any], Any, dict[str, Any] | None] | None: ...
     def _fail(self, exception: BaseException, /) -> None: ...
     def _begin(self) -> tuple[Callable[..., Any], Any, dict[str, Any] | None] | None: ...
@@ -269,6 +272,25 @@ class Piece(Buffer):
     def same(self, buffer: Buffer, /) -> bool: ...
     def __len__(self) -> int: ...
 
+@disjoint_base
+class Job:
+    result: Any
+    mode: int
+    start: int
+    count: int
+    retries: int
+    announce: bool
+    plain: bool
+    cancelled: bool
+    settled: bool
+    function: Any
+    payload: Any
+    pieces: Any
+    source: Any
+    limit: Any
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def settle(self, success: bool, value: Any, /) -> None: ...
+
 @final
 class Board:
     def __new__(cls, slots: int, desks: int, /) -> Board: ...
@@ -280,16 +302,9 @@ class Board:
     def used(self) -> int: ...
     def put(self, buffer: Buffer, /) -> Piece: ...
     def pack(self, pickle: Buffer, pieces: tuple[Piece, ...], /) -> Piece: ...
-    def post(
-        self,
-        call: Any,
-        mode: int,
-        announce: bool,
-        function: Any,
-        payload: Any,
-        pieces: tuple[Piece, ...],
-        /,
-    ) -> bool: ...
+    def post(self, job: Job, /) -> bool: ...
+    def attend(self, ring: int, queue: Sized, /) -> None: ...
+    def jobs(self, result: AsyncResult[Any], /) -> list[Any]: ...
     def collect(
         self, desk: int, limit: int, /
     ) -> list[tuple[int, int, Any, Any, list[Piece] | None]]: ...

@@ -45,7 +45,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import numpy as np
 
 from pydistrib import _config
-from pydistrib._core import AsyncResult, Board, MapResult, Piece, ResultIterator
+from pydistrib._core import AsyncResult, Board, Job, MapResult, Piece, ResultIterator
 from pydistrib.errors import TimeoutError
 from pydistrib.pools import nursery as nurseries
 from pydistrib.pools import pickling
@@ -66,7 +66,7 @@ INSIDE = 432  # bytes of a payload that fit into a slot
 SHARED = 1 << 20  # arrays of this size are looked up: several tasks may have the same
 COLLECT = 512  # reports read before others get their turn
 TERM_SECONDS = 0.5  # from SIGTERM to SIGKILL
-SPIN = 20e-6  # how long a worker looks for a task before it sleeps
+SPIN = 50e-6  # how long a worker looks for a task before it sleeps
 WATCH = 50e-6  # how long the pool's thread looks for a result before it sleeps
 
 Function = tuple[int, Piece, None, tuple[Piece, ...]]
@@ -77,39 +77,12 @@ Function = tuple[int, Piece, None, tuple[Piece, ...]]
 # --------------------------------------------------------------------------------------
 
 
-class _Task:
+class _Task(Job):
     """What is posted: how to run it, and whom the outcome is for."""
 
-    __slots__ = (
-        "announce",
-        "cancelled",
-        "engine",
-        "function",
-        "limit",
-        "mode",
-        "payload",
-        "pieces",
-        "retries",
-        "settled",
-        "source",
-    )
+    __slots__ = ("engine",)
 
-    def __init__(self, engine: ProcessEngine, mode: int, limit: float | None) -> None:
-        self.engine = engine
-        self.mode = mode
-        self.limit = limit
-        self.announce = limit is not None  # the worker says when it begins
-        self.retries = 0
-        self.cancelled = False
-        self.settled = False
-        # (function, argument) as they are, as long as they may have to be sent again.
-        self.source: tuple[Any, Any] | None = None
-        self.function: Function | None = None
-        self.payload: bytes | Piece = b""
-        self.pieces: tuple[Piece, ...] = ()
-
-    def settle(self, success: bool, value: Any) -> None:
-        raise NotImplementedError
+    engine: ProcessEngine
 
     def begin(self) -> None:
         """The worker says that it has begun."""
@@ -133,19 +106,18 @@ def _describe(func: Any) -> str:
 
 
 class _Call(_Task):
-    __slots__ = ("result",)
+    __slots__ = ()
 
     def __init__(self, engine: ProcessEngine, result: AsyncResult[Any]) -> None:
-        super().__init__(engine, protocol.CALL, result._timeout)
+        self.engine = engine
         self.result = result
-        self.announce = self.announce or result._has_future
+        self.plain = result._plain
+        if not self.plain:
+            self.limit = result._timeout
+            self.announce = self.limit is not None or result._has_future
 
     def begin(self) -> None:
         self.result._begin()
-
-    def settle(self, success: bool, value: Any) -> None:
-        self.settled = True
-        self.result._settle(success, value)
 
     def cancel(self, result: AsyncResult[Any]) -> bool:
         if not self.engine.cancel(self):
@@ -158,26 +130,19 @@ class _Call(_Task):
 class _Part(_Task):
     """Some items of a map."""
 
-    __slots__ = ("count", "map", "start")
+    __slots__ = ("map",)
 
-    def __init__(
-        self, engine: ProcessEngine, loop: _Map, start: int, count: int, mode: int
-    ) -> None:
-        super().__init__(engine, mode, loop.limit)
+    def __init__(self, loop: _Map, start: int, count: int, mode: int) -> None:
+        self.engine = loop.engine
+        self.result = loop.result
         self.map = loop
         self.start = start
         self.count = count
-
-    def settle(self, success: bool, value: Any) -> None:
-        self.settled = True
-        self.map.parts.discard(self)
-        single = self.mode in (protocol.ITEM, protocol.STAR)
-        if success and single:
-            value = [value]
-        try:
-            self.map.result._part(self.start, self.count, success, value)
-        except Exception as error:  # the results do not fit into `out`
-            self.map.result._part(self.start, self.count, False, error)
+        self.mode = mode
+        self.plain = loop.plain
+        if loop.limit is not None:
+            self.limit = loop.limit
+            self.announce = True
 
 
 class _Map(Iterator["_Task"]):
@@ -189,7 +154,7 @@ class _Map(Iterator["_Task"]):
         self.engine = engine
         self.result = result
         self.limit = limit
-        self.parts: set[_Part] = set()
+        self.plain = limit is None and result._plain
         self.cancelled = False
         self.tasks = self._make_tasks()
 
@@ -201,7 +166,7 @@ class _Map(Iterator["_Task"]):
         self.result._fail(why)
 
     def _make_tasks(self) -> Iterator[_Task]:
-        taken = self.result._take(self.cancel)
+        taken = self.result._take(self.cancel, self.engine.board)
         if taken is None:
             return
         func, items, _ = taken
@@ -223,9 +188,8 @@ class _Map(Iterator["_Task"]):
             if size == 1:
                 mode = protocol.STAR if star else protocol.ITEM
                 chunk = chunk[0]
-            part = _Part(self.engine, self, start, min(size, len(items) - start), mode)
+            part = _Part(self, start, min(size, len(items) - start), mode)
             part.retries = retries
-            self.parts.add(part)
             part.source = (func, chunk)
             part.function = function
             try:
@@ -244,9 +208,10 @@ class _Map(Iterator["_Task"]):
             return False
         self.cancelled = True
         result._fail(CancelledError("the map was cancelled"))
-        for part in list(self.parts):
-            self.engine.cancel(part)
-        self.parts.clear()
+        waiting = [item for item in list(self.engine.waiting) if isinstance(item, _Part)]
+        for part in self.engine.board.jobs(result) + waiting:
+            if part.result is result:
+                self.engine.cancel(part)
         return True
 
 
@@ -263,7 +228,10 @@ class _Unit(_Task):
         mode: int,
         limit: float | None,
     ) -> None:
-        super().__init__(engine, mode, limit)
+        self.engine = engine
+        self.mode = mode
+        self.limit = limit
+        self.announce = limit is not None
         self.stream = stream
         self.index = index
 
@@ -489,6 +457,8 @@ class ProcessEngine(Engine):
         self.name = name
         self.board = Board(SLOTS, workers)
         self.ring = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
+        self.waiting: collections.deque[Any] = collections.deque()
         self.setup = protocol.Setup(
             main=nurseries.main_data() if method != "fork" else {},
             board_fd=self.board.fileno(),
@@ -503,8 +473,6 @@ class ProcessEngine(Engine):
         main_file = getattr(sys.modules.get("__main__"), "__file__", None)
         self.main_by_value = method != "fork" or main_file is None
 
-        # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
-        self.waiting: collections.deque[Any] = collections.deque()
         self.fill_lock = threading.Lock()
         self.fill_again = False
         self.room = threading.Condition()  # feeders wait for room in the table
@@ -535,6 +503,7 @@ class ProcessEngine(Engine):
             raise
         for desk in range(workers):
             self.crew[desk] = self._new_worker(desk)
+        self.board.attend(self.ring, self.waiting)
         _engines.add(self)
         self.thread = threading.Thread(
             target=_serve, args=(self,), name="pydistrib-pool", daemon=True
@@ -585,12 +554,12 @@ class ProcessEngine(Engine):
     def _place(
         self, task: _Task, data: bytes, buffers: list[Any], seen: _Seen | None
     ) -> None:
-        if buffers:
-            task.pieces = self._pieces(buffers, seen)
-        if len(data) + 16 * len(task.pieces) <= INSIDE:
+        pieces = self._pieces(buffers, seen) if buffers else ()
+        task.pieces = pieces
+        if len(data) + 16 * len(pieces) <= INSIDE:
             task.payload = data
         else:
-            task.payload = self.board.pack(data, task.pieces)
+            task.payload = self.board.pack(data, pieces)
 
     def _pieces(self, buffers: list[Any], seen: _Seen | None) -> tuple[Piece, ...]:
         return tuple(
@@ -647,7 +616,7 @@ class ProcessEngine(Engine):
 
     def _call_task(self, call: AsyncResult[Any]) -> _Task | None:
         task = _Call(self, call)
-        taken = call._take(task.cancel)
+        taken = call._take(task.cancel, self.board)
         if taken is None:
             return None
         func, args, kwargs = taken
@@ -666,9 +635,7 @@ class ProcessEngine(Engine):
         return task
 
     def _post(self, task: _Task) -> bool:
-        posted = self.board.post(
-            task, task.mode, task.announce, task.function, task.payload, task.pieces
-        )
+        posted = self.board.post(task)
         if posted and (task.pieces or type(task.payload) is not bytes):
             self._drop_own(task)
         return posted

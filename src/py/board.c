@@ -4,6 +4,17 @@
 // the result that waits for it, and the memory that its arguments lie in.  A Tray is the
 // reader's end of one worker's mailbox.
 //
+// Results are read by the engine's thread (collect()), and by whoever waits for one of them
+// (pd_board_help()), which saves two changes of thread.  A waiter takes what is no more
+// than a result, settles it, and leaves all else, in its order, to the engine's thread:
+//
+//      waiter                                     engine's thread
+//      ------                                     ---------------
+//      helping = true: no ring is needed          asleep in poll()
+//      settle plain results; spin a little
+//      helping = false; ask to be rung;
+//      ring if a mail came before that   ------>  collect()
+//
 // Memory of arguments is freed when nobody needs it: the slot holds it until the result
 // is there; if the worker has not let go of it by then (a task may keep an array) the
 // Tray holds it on, until the worker says so or dies.
@@ -14,15 +25,22 @@
 // It may let go of them and read results, and that is all.
 #include "py/board.h"
 
+#include <fcntl.h>
+#include <sched.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
+#include "py/tasks.h"
 #include "shm/process.h"
+#include "thread/sync.h"
 
-#define WATCHED 64  // mailboxes; a larger pool has no use for so short a wait
+#define WATCHED 64            // mailboxes; a larger pool has no use for so short a wait
+#define HELP_NS 100000        // how long a waiter looks for its result before it sleeps
+#define LONG_WAIT_NS 1000000  // where waits last longer, it only looks now and then
 
 typedef struct entry {
-    PyObject *call;      // owned, as all; NULL: the slot is free
+    pd_job *call;        // owned, as all; NULL: the slot is free
     PyObject *function;  // (number, code, spans, pieces)
     PyObject *payload;   // a Piece, or NULL if it lies inside
     PyObject *pieces;    // a tuple, or NULL
@@ -36,6 +54,7 @@ typedef struct tray {
     pd_span *late;     // owned: returns that there was no room for
     size_t late_count;
     size_t late_room;
+    bool handled;    // what collect() returned may not be dealt with yet
     unsigned forks;  // of the process it belongs to; immutable
 } tray;
 
@@ -46,9 +65,13 @@ typedef struct board {
     entry *entries;   // one a slot
     uint32_t *free;   // numbers of free slots
     uint32_t free_count;
-    tray **trays;     // one a desk, or NULL; owned
-    uint64_t ticket;  // the latest
-    unsigned forks;   // of the process it belongs to; immutable
+    tray **trays;          // one a desk, or NULL; owned
+    PyObject *queue;       // of tasks that wait for a slot: a deque; owned, or NULL
+    uint64_t ticket;       // the latest
+    int ring;              // an eventfd that wakes the engine's thread; owned, or -1
+    _Atomic bool helping;  // a waiter reads results; changed in the critical section
+    pd_spin helped;
+    unsigned forks;  // of the process it belongs to; immutable
 } board;
 
 static PyObject *
@@ -126,6 +149,7 @@ new_tray(PyObject *module)
     self->box = NULL;
     self->late = NULL;
     self->late_count = self->late_room = 0;
+    self->handled = false;
     self->forks = pd_process_forks();
     self->leases = PyDict_New();
     pd_status status = self->leases == NULL ? PD_ENOMEM : pd_mailbox_create(&self->box);
@@ -277,7 +301,7 @@ static PyObject *
 take_call(board *self, uint32_t i)
 {
     entry *e = &self->entries[i];
-    PyObject *call = e->call;
+    PyObject *call = (PyObject *)e->call;
     e->call = NULL;
     pd_board_free(self->board, i);
     self->free[self->free_count++] = i;
@@ -304,7 +328,7 @@ mail_call(board *self, tray *t, const pd_mail *mail, uint32_t desk)
     if (mail->kind == PD_MAIL_BEGUN) {
         // Unless it was doomed meanwhile.
         return is_of(self, mail, desk, PD_CLAIMED) || is_of(self, mail, desk, PD_DONE)
-                   ? Py_NewRef(self->entries[mail->slot].call)
+                   ? Py_NewRef((PyObject *)self->entries[mail->slot].call)
                    : Py_NewRef(Py_None);
     }
     if (mail->kind != PD_MAIL_RESULT && mail->kind != PD_MAIL_ERROR) {
@@ -393,7 +417,9 @@ read_mails(board *self, PyObject *events, uint32_t desk, Py_ssize_t limit)
 PyDoc_STRVAR(
     collect_doc,
     "collect($self, desk, limit, /)\n--\n\n"
-    "Read what a worker reports: a list of (desk, kind, call, data, buffers).");
+    "Read what a worker reports: a list of (desk, kind, call, data, buffers).\n\n"
+    "Until the next call, waiters leave this worker's results alone, so that none "
+    "overtakes\nwhat was reported before it.");
 
 static PyObject *
 board_collect(PyObject *op, PyObject *args)
@@ -412,6 +438,7 @@ board_collect(PyObject *op, PyObject *args)
     Py_BEGIN_CRITICAL_SECTION(self);
     if (desk < pd_board_desks(self->board) && self->trays[desk] != NULL) {
         status = read_mails(self, events, desk, limit);
+        self->trays[desk]->handled = PyList_GET_SIZE(events) > 0;
     }
     Py_END_CRITICAL_SECTION();
     if (status < 0 && PyList_GET_SIZE(events) > 0) {
@@ -425,22 +452,72 @@ board_collect(PyObject *op, PyObject *args)
     return events;
 }
 
-static bool
-any_has_mail(tray *const *trays, uint32_t count)
+// ------------------------------------------------------------------------------
+// Waiting for mails
+// ------------------------------------------------------------------------------
+
+typedef struct watch {
+    tray *trays[WATCHED];  // owned
+    uint32_t count;
+    const pd_latch *done;  // borrowed, or NULL: ends the wait too
+} watch;
+
+static void
+begin_watch(board *self, watch *w)
 {
-    for (uint32_t i = 0; i < count; i++) {
-        if (pd_mailbox_has_mail(trays[i]->box)) {
+    w->count = 0;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    for (uint32_t i = 0; i < pd_board_desks(self->board) && w->count < WATCHED; i++) {
+        if (self->trays[i] != NULL) {
+            w->trays[w->count++] = (tray *)Py_NewRef((PyObject *)self->trays[i]);
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+}
+
+static void
+end_watch(watch *w)
+{
+    for (uint32_t i = 0; i < w->count; i++) {
+        Py_DECREF(w->trays[i]);
+    }
+}
+
+static bool
+has_come(const watch *w)
+{
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (pd_mailbox_has_mail(w->trays[i]->box)) {
             return true;
         }
     }
-    return false;
+    return w->done != NULL && pd_latch_is_set(w->done);
+}
+
+// Looks until then, without Python's lock; false if nothing has come.  A worker that has
+// no processor but this one gets it.
+static bool
+look(const watch *w, int64_t until_ns)
+{
+    bool come = false;
+    Py_BEGIN_ALLOW_THREADS
+    do {
+        for (int i = 0; i < 64 && !(come = has_come(w)); i++) {
+            pd_relax();
+        }
+        if (!come) {
+            sched_yield();
+        }
+    } while (!come && pd_now_ns() < until_ns);
+    Py_END_ALLOW_THREADS
+    return come;
 }
 
 PyDoc_STRVAR(
     watch_doc,
     "watch($self, seconds, /)\n--\n\n"
-    "Look for reports so long, awake, without Python's lock; whether there are "
-    "any.");
+    "Look for reports so long, awake, without Python's lock; whether there are any.\n\n"
+    "Not while a waiter does that.");
 
 static PyObject *
 board_watch(PyObject *op, PyObject *arg)
@@ -450,26 +527,206 @@ board_watch(PyObject *op, PyObject *arg)
     if ((seconds == -1.0 && PyErr_Occurred()) || !is_mine(self)) {
         return NULL;
     }
-    tray *trays[WATCHED];
-    uint32_t count = 0;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    for (uint32_t i = 0; i < pd_board_desks(self->board) && count < WATCHED; i++) {
-        if (self->trays[i] != NULL) {
-            trays[count++] = (tray *)Py_NewRef((PyObject *)self->trays[i]);
+    if (self->helping) {
+        Py_RETURN_FALSE;
+    }
+    watch w = {.count = 0};
+    begin_watch(self, &w);
+    bool found = look(&w, pd_now_ns() + (int64_t)(seconds * 1e9));
+    end_watch(&w);
+    return PyBool_FromLong(found);
+}
+
+// ------------------------------------------------------------------------------
+// Reading results by those who wait for them
+// ------------------------------------------------------------------------------
+
+typedef enum finding {
+    NOTHING,
+    A_RESULT,
+    ANOTHERS,  // the engine's thread has to read first
+} finding;
+
+static bool
+is_plain_result(board *self, const pd_mail *mail, uint32_t desk)
+{
+    return mail->kind == PD_MAIL_RESULT && is_of(self, mail, desk, PD_DONE) &&
+           self->entries[mail->slot].call->plain;
+}
+
+// Takes the oldest mail of a tray if that is a plain result.  Inside the critical section.
+static finding
+take_result(
+    board *self, uint32_t desk, PyObject **call, PyObject **data, PyObject **buffers)
+{
+    tray *t = self->trays[desk];
+    while (t != NULL) {
+        const pd_mail *mail;
+        pd_status status = pd_mailbox_peek(t->box, &mail);
+        if (status == PD_EABSENT) {
+            break;
+        }
+        if (status != PD_OK || t->handled) {
+            return ANOTHERS;
+        }
+        if (mail->kind == PD_MAIL_RELEASE && note_release(self, t, mail) == 0) {
+            pd_mailbox_next(t->box);
+            continue;
+        }
+        if (!is_plain_result(self, mail, desk) ||
+            open_mail(module_of((PyObject *)self), t, mail, data, buffers) < 0)
+        {
+            PyErr_Clear();  // the engine's thread will meet it too
+            return ANOTHERS;
+        }
+        *call = mail_call(self, t, mail, desk);
+        if (*call == NULL) {
+            Py_DECREF(*data);
+            Py_DECREF(*buffers);
+            PyErr_Clear();
+            return ANOTHERS;
+        }
+        pd_mailbox_next(t->box);
+        return A_RESULT;
+    }
+    return NOTHING;
+}
+
+static PyObject *
+unpickle(PyObject *module, PyObject *data, PyObject *buffers)
+{
+    pd_module_state *state = PyModule_GetState(module);
+    PyObject *names = buffers == Py_None ? NULL : Py_BuildValue("(s)", "buffers");
+    PyObject *args[2] = {data, buffers};
+    PyObject *value = buffers != Py_None && names == NULL
+                          ? NULL
+                          : PyObject_Vectorcall(state->shared.loads, args, 1, names);
+    Py_XDECREF(names);
+    return value;
+}
+
+// Gives a result to its call; -1 with an exception that a signal's handler raised here.
+static int
+deliver(PyObject *module, PyObject *call, PyObject *data, PyObject *buffers)
+{
+    PyObject *raised = NULL;
+    PyObject *value = unpickle(module, data, buffers);
+    if (value == NULL) {
+        // A refusal to be unpickled comes again; what doesn't was a signal's.
+        raised = pd_take_exception();
+        value = unpickle(module, data, buffers);
+    }
+    bool success = value != NULL;
+    if (!success) {
+        value = pd_take_exception();
+        if (Py_IS_TYPE(value, Py_TYPE(raised))) {
+            Py_CLEAR(raised);
         }
     }
+    pd_job_settle((pd_job *)call, success, value);
+    Py_DECREF(value);
+    if (raised != NULL) {
+        pd_raise_object(raised);
+        Py_DECREF(raised);
+        return -1;
+    }
+    return 0;
+}
+
+// Settles what plain results there are: 0, 1 if the engine's thread has to read, -1.
+static int
+settle_results(board *self)
+{
+    PyObject *module = module_of((PyObject *)self);
+    for (uint32_t desk = 0; desk < pd_board_desks(self->board);) {
+        PyObject *call, *data, *buffers;
+        finding what;
+        Py_BEGIN_CRITICAL_SECTION(self);
+        what = take_result(self, desk, &call, &data, &buffers);
+        Py_END_CRITICAL_SECTION();
+        if (what == ANOTHERS) {
+            return 1;
+        }
+        if (what == NOTHING) {
+            desk++;
+            continue;
+        }
+        int status = deliver(module, call, data, buffers);
+        Py_DECREF(call);
+        Py_DECREF(data);
+        Py_DECREF(buffers);
+        if (status < 0) {
+            return -1;
+        }
+    }
+    return 0;
+}
+
+static void
+ring(board *self)
+{
+    const uint64_t one = 1;
+    // It can fail only if the counter is full, and then the bell rings anyway.
+    ssize_t written = write(self->ring, &one, sizeof(one));
+    (void)written;
+}
+
+static bool
+begin_help(board *self)
+{
+    bool begun = false;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    // Where tasks wait for room, the engine's thread had better do it all.
+    if (self->forks == pd_process_forks() && !self->helping && self->queue != NULL &&
+        PyObject_Size(self->queue) == 0)
+    {
+        self->helping = begun = true;
+        pd_board_awake(self->board);
+    }
     Py_END_CRITICAL_SECTION();
-    bool found;
-    Py_BEGIN_ALLOW_THREADS
-    int64_t end = pd_now_ns() + (int64_t)(seconds * 1e9);
-    while (!(found = any_has_mail(trays, count)) && pd_now_ns() < end) {
-        pd_relax();
+    return begun;
+}
+
+static void
+end_help(board *self, const watch *w)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->helping = false;
+    pd_board_sleep(self->board);
+    Py_END_CRITICAL_SECTION();
+    for (uint32_t i = 0; i < w->count; i++) {
+        if (pd_mailbox_has_mail(w->trays[i]->box)) {
+            ring(self);
+            return;
+        }
     }
-    Py_END_ALLOW_THREADS
-    for (uint32_t i = 0; i < count; i++) {
-        Py_DECREF(trays[i]);
+}
+
+int
+pd_board_help(PyObject *op, const pd_latch *done, int64_t timeout_ns)
+{
+    board *self = (board *)op;
+    if (!pd_spin_pays(&self->helped) || !begin_help(self)) {
+        return 0;
     }
-    return PyBool_FromLong(found);
+    watch w = {.done = done};
+    begin_watch(self, &w);
+    int64_t until_ns = pd_now_ns() + Py_MIN(timeout_ns, HELP_NS);
+    int status;
+    while ((status = settle_results(self)) == 0 && !pd_latch_is_set(done) &&
+           look(&w, until_ns))
+    {
+        // There is something to settle, or it is done.
+    }
+    end_help(self, &w);
+    end_watch(&w);
+    return status < 0 ? -1 : 0;
+}
+
+void
+pd_board_waited(PyObject *op, int64_t ns)
+{
+    pd_spin_ended(&((board *)op)->helped, ns < LONG_WAIT_NS);
 }
 
 // ------------------------------------------------------------------------------
@@ -580,31 +837,25 @@ board_pack(PyObject *op, PyObject *args)
     return piece;
 }
 
-// Fills and offers a free slot; `payload` is a Piece, or NULL and the pickle goes inside.
+// Fills and offers a free slot; without `payload` the pickle goes inside.
 static bool
-fill_slot(board *self,
-          PyObject *call,
-          uint32_t mode_and_flags,
-          PyObject *function,
-          PyObject *payload,
-          PyObject *pieces,
-          const Py_buffer *pickle)
+fill_slot(board *self, pd_job *job, PyObject *pieces, const Py_buffer *pickle)
 {
     if (self->free_count == 0) {
         return false;
     }
     uint32_t i = self->free[self->free_count - 1];
     pd_slot *slot = pd_board_slot(self->board, i);
-    const pd_piece *code = (pd_piece *)PyTuple_GET_ITEM(function, 1);
+    const pd_piece *code = (pd_piece *)PyTuple_GET_ITEM(job->function, 1);
     slot->ticket = ++self->ticket;
-    slot->function = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(function, 0));
-    slot->mode = mode_and_flags >> 8;
-    slot->flags = mode_and_flags & 255;
+    slot->function = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(job->function, 0));
+    slot->mode = job->mode;
+    slot->flags = job->announce ? PD_SLOT_ANNOUNCE : 0;
     slot->code = (pd_span){code->span.at, (uint64_t)code->bytes};
-    slot->code_spans = (uint32_t)PyTuple_GET_SIZE(PyTuple_GET_ITEM(function, 3));
+    slot->code_spans = (uint32_t)PyTuple_GET_SIZE(PyTuple_GET_ITEM(job->function, 3));
     slot->spans = (uint32_t)PyTuple_GET_SIZE(pieces);
-    if (payload != NULL) {
-        const pd_piece *piece = (pd_piece *)payload;
+    if (pickle == NULL) {
+        const pd_piece *piece = (pd_piece *)job->payload;
         slot->payload = (pd_span){piece->span.at, (uint64_t)piece->bytes};
     }
     else {
@@ -617,59 +868,74 @@ fill_slot(board *self,
     }
     self->free_count--;
     self->entries[i] = (entry){
-        .call = Py_NewRef(call),
-        .function = Py_NewRef(function),
-        .payload = Py_XNewRef(payload),
+        .call = (pd_job *)Py_NewRef((PyObject *)job),
+        .function = Py_NewRef(job->function),
+        .payload = pickle == NULL ? Py_NewRef(job->payload) : NULL,
         .pieces = PyTuple_GET_SIZE(pieces) > 0 ? Py_NewRef(pieces) : NULL,
         .ticket = self->ticket,
     };
     return true;
 }
 
+// Whether a job has all that a slot needs: its pieces, or NULL with an exception.
+static PyObject *
+checked_pieces(pd_module_state *state, PyObject *module, PyObject *op)
+{
+    const pd_job *job = (pd_job *)op;
+    if (!PyObject_TypeCheck(op, state->job_type) || job->function == NULL ||
+        !PyTuple_Check(job->function) || PyTuple_GET_SIZE(job->function) != 4 ||
+        !Py_IS_TYPE(PyTuple_GET_ITEM(job->function, 1), state->piece_type) ||
+        !PyTuple_Check(PyTuple_GET_ITEM(job->function, 3)) || job->payload == NULL ||
+        (job->pieces != NULL && !PyTuple_Check(job->pieces)))
+    {
+        PyErr_SetString(PyExc_TypeError, "post() takes a Job that is complete");
+        return NULL;
+    }
+    PyObject *pieces = job->pieces == NULL ? PyTuple_New(0) : Py_NewRef(job->pieces);
+    if (pieces != NULL && check_pieces(module, pieces) < 0) {
+        Py_CLEAR(pieces);
+    }
+    return pieces;
+}
+
 PyDoc_STRVAR(
     post_doc,
-    "post($self, call, mode, announce, function, payload, pieces, /)\n--\n\n"
+    "post($self, job, /)\n--\n\n"
     "Offer a task to the workers: False if the table is full.\n\n"
-    "`function` is (number, code, None, pieces); `payload` a pickle, or what pack() "
-    "made of\nit with the same `pieces`.");
+    "Its `function` is (number, code, None, pieces); its `payload` a pickle, or what "
+    "pack()\nmade of it with the same `pieces`.");
 
 static PyObject *
-board_post(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+board_post(PyObject *op, PyObject *arg)
 {
     board *self = (board *)op;
+    pd_job *job = (pd_job *)arg;
     pd_module_state *state = PyModule_GetState(module_of(op));
-    if (nargs != 6 || !PyTuple_Check(args[3]) || PyTuple_GET_SIZE(args[3]) != 4 ||
-        !Py_IS_TYPE(PyTuple_GET_ITEM(args[3], 1), state->piece_type) ||
-        !PyTuple_Check(PyTuple_GET_ITEM(args[3], 3)) || !PyTuple_Check(args[5]) ||
-        check_pieces(module_of(op), args[5]) < 0)
-    {
-        PyErr_SetString(PyExc_TypeError, "post() was called wrongly");
+    PyObject *pieces = checked_pieces(state, module_of(op), arg);
+    if (pieces == NULL || !is_mine(self)) {
+        Py_XDECREF(pieces);
         return NULL;
     }
-    long mode = PyLong_AsLong(args[1]);
-    uint32_t flags = args[2] == Py_True ? PD_SLOT_ANNOUNCE : 0;
-    bool packed = Py_IS_TYPE(args[4], state->piece_type);
+    bool posted = false, packed = Py_IS_TYPE(job->payload, state->piece_type);
     Py_buffer pickle = {0};
-    bool posted;
-    if (!is_mine(self) || mode < 0 ||
-        (!packed && PyObject_GetBuffer(args[4], &pickle, PyBUF_SIMPLE) < 0))
-    {
+    if (!packed && PyObject_GetBuffer(job->payload, &pickle, PyBUF_SIMPLE) < 0) {
+        Py_DECREF(pieces);
         return NULL;
     }
-    if (!packed &&
-        pickle.len + PyTuple_GET_SIZE(args[5]) * (Py_ssize_t)sizeof(pd_span) >
-            PD_SLOT_INSIDE)
-    {
-        PyBuffer_Release(&pickle);
-        PyErr_SetString(PyExc_ValueError, "the pickle must be packed first");
-        return NULL;
+    bool fits = pickle.len + PyTuple_GET_SIZE(pieces) * (Py_ssize_t)sizeof(pd_span) <=
+                PD_SLOT_INSIDE;
+    if (packed || fits) {
+        Py_BEGIN_CRITICAL_SECTION(self);
+        posted = fill_slot(self, job, pieces, packed ? NULL : &pickle);
+        Py_END_CRITICAL_SECTION();
     }
-    Py_BEGIN_CRITICAL_SECTION(self);
-    posted = fill_slot(self, args[0], (uint32_t)mode << 8 | flags, args[3],
-                       packed ? args[4] : NULL, args[5], &pickle);
-    Py_END_CRITICAL_SECTION();
     if (!packed) {
         PyBuffer_Release(&pickle);
+    }
+    Py_DECREF(pieces);
+    if (!packed && !fits) {
+        PyErr_SetString(PyExc_ValueError, "the pickle must be packed first");
+        return NULL;
     }
     if (posted) {
         pd_board_wake(self->board, false);
@@ -687,7 +953,7 @@ find_call(board *self, PyObject *call)
 {
     uint32_t count = pd_board_slots(self->board);
     for (uint32_t i = 0; i < count; i++) {
-        if (self->entries[i].call == call) {
+        if ((PyObject *)self->entries[i].call == call) {
             return i;
         }
     }
@@ -815,7 +1081,7 @@ board_abandon(PyObject *op, PyObject *Py_UNUSED(unused))
     board *self = (board *)op;
     PyObject *calls = PyList_New(0);
     for (uint32_t i = 0; calls != NULL && i < pd_board_slots(self->board); i++) {
-        PyObject *call = self->entries[i].call;
+        PyObject *call = (PyObject *)self->entries[i].call;
         self->entries[i].call = NULL;
         if (call != NULL && PyList_Append(calls, call) < 0) {
             PyErr_Clear();
@@ -862,13 +1128,69 @@ static PyObject *
 board_sleep(PyObject *op, PyObject *sleeping)
 {
     board *self = (board *)op;
-    if (sleeping == Py_True) {
-        pd_board_sleep(self->board);
-    }
-    else {
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (sleeping != Py_True) {
         pd_board_awake(self->board);
     }
+    else if (!self->helping) {
+        pd_board_sleep(self->board);  // else the waiter does that at its end
+    }
+    Py_END_CRITICAL_SECTION();
     Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(
+    attend_doc,
+    "attend($self, ring, queue, /)\n--\n\n"
+    "From now on waiters may read results: an eventfd, of which the board takes "
+    "a copy,\nwakes the thread that calls collect(); `queue` has the tasks that "
+    "wait for a slot.");
+
+static PyObject *
+board_attend(PyObject *op, PyObject *args)
+{
+    board *self = (board *)op;
+    int fd;
+    PyObject *queue;
+    if (!PyArg_ParseTuple(args, "iO:attend", &fd, &queue)) {
+        return NULL;
+    }
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    if (copy < 0) {
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (self->ring >= 0) {
+        close(self->ring);
+    }
+    self->ring = copy;
+    Py_XSETREF(self->queue, Py_NewRef(queue));
+    Py_RETURN_NONE;
+}
+
+PyDoc_STRVAR(jobs_doc,
+             "jobs($self, result, /)\n--\n\nThe posted jobs whose result that is.");
+
+static PyObject *
+board_jobs(PyObject *op, PyObject *result)
+{
+    board *self = (board *)op;
+    PyObject *jobs = PyList_New(0);
+    int status = 0;
+    if (jobs == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    for (uint32_t i = 0; status == 0 && i < pd_board_slots(self->board); i++) {
+        pd_job *job = self->entries[i].call;
+        if (job != NULL && job->result == result) {
+            status = PyList_Append(jobs, (PyObject *)job);
+        }
+    }
+    Py_END_CRITICAL_SECTION();
+    if (status < 0) {
+        Py_CLEAR(jobs);
+    }
+    return jobs;
 }
 
 PyDoc_STRVAR(close_doc,
@@ -977,6 +1299,7 @@ board_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     }
     self->forks = pd_process_forks();
+    self->ring = -1;
     pd_status status = set_up(self, slots, desks);
     if (status != PD_OK) {
         pd_raise(status);
@@ -995,6 +1318,7 @@ board_traverse(PyObject *op, visitproc visit, void *arg)
     for (uint32_t i = 0; i < count; i++) {
         Py_VISIT(self->entries[i].call);
     }
+    Py_VISIT(self->queue);
     return 0;
 }
 
@@ -1009,6 +1333,7 @@ board_clear(PyObject *op)
     for (uint32_t i = 0; self->trays != NULL && i < pd_board_desks(self->board); i++) {
         Py_CLEAR(self->trays[i]);
     }
+    Py_CLEAR(self->queue);
     return 0;
 }
 
@@ -1019,6 +1344,9 @@ board_dealloc(PyObject *op)
     PyTypeObject *type = Py_TYPE(op);
     PyObject_GC_UnTrack(op);
     (void)board_clear(op);
+    if (self->ring >= 0) {
+        close(self->ring);
+    }
     PyMem_Free(self->entries);
     PyMem_Free(self->free);
     PyMem_Free(self->trays);
@@ -1029,22 +1357,24 @@ board_dealloc(PyObject *op)
 }
 
 static PyMethodDef board_methods[] = {
-    {"put",        board_put,                               METH_O,        put_doc       },
-    {"pack",       board_pack,                              METH_VARARGS,  pack_doc      },
-    {"post",       (PyCFunction)(void (*)(void))board_post, METH_FASTCALL, post_doc      },
-    {"collect",    board_collect,                           METH_VARARGS,  collect_doc   },
-    {"watch",      board_watch,                             METH_O,        watch_doc     },
-    {"retract",    board_retract,                           METH_O,        retract_doc   },
-    {"doom",       board_doom,                              METH_O,        doom_doc      },
-    {"clear",      board_clear_tasks,                       METH_NOARGS,   clear_doc     },
-    {"abandon",    board_abandon,                           METH_NOARGS,   abandon_doc   },
-    {"open_desk",  board_open_desk,                         METH_O,        open_desk_doc },
-    {"close_desk", board_close_desk,                        METH_O,        close_desk_doc},
-    {"desk_info",  board_desk_info,                         METH_O,        desk_info_doc },
-    {"sleep",      board_sleep,                             METH_O,        sleep_doc     },
-    {"close",      board_close,                             METH_NOARGS,   close_doc     },
-    {"fileno",     board_fileno,                            METH_NOARGS,   fileno_doc    },
-    {NULL,         NULL,                                    0,             NULL          },
+    {"put",        board_put,         METH_O,       put_doc       },
+    {"pack",       board_pack,        METH_VARARGS, pack_doc      },
+    {"post",       board_post,        METH_O,       post_doc      },
+    {"attend",     board_attend,      METH_VARARGS, attend_doc    },
+    {"jobs",       board_jobs,        METH_O,       jobs_doc      },
+    {"collect",    board_collect,     METH_VARARGS, collect_doc   },
+    {"watch",      board_watch,       METH_O,       watch_doc     },
+    {"retract",    board_retract,     METH_O,       retract_doc   },
+    {"doom",       board_doom,        METH_O,       doom_doc      },
+    {"clear",      board_clear_tasks, METH_NOARGS,  clear_doc     },
+    {"abandon",    board_abandon,     METH_NOARGS,  abandon_doc   },
+    {"open_desk",  board_open_desk,   METH_O,       open_desk_doc },
+    {"close_desk", board_close_desk,  METH_O,       close_desk_doc},
+    {"desk_info",  board_desk_info,   METH_O,       desk_info_doc },
+    {"sleep",      board_sleep,       METH_O,       sleep_doc     },
+    {"close",      board_close,       METH_NOARGS,  close_doc     },
+    {"fileno",     board_fileno,      METH_NOARGS,  fileno_doc    },
+    {NULL,         NULL,              0,            NULL          },
 };
 
 static PyGetSetDef board_getset[] = {
@@ -1085,11 +1415,7 @@ pd_add_board_types(PyObject *module)
     if (state->tray_type == NULL) {
         return -1;
     }
-    PyObject *type = PyType_FromModuleAndSpec(module, &board_spec, NULL);
-    if (type == NULL) {
-        return -1;
-    }
-    int status = PyModule_AddType(module, (PyTypeObject *)type);
-    Py_DECREF(type);
-    return status;
+    state->board_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &board_spec, NULL);
+    return state->board_type == NULL ? -1 : PyModule_AddType(module, state->board_type);
 }

@@ -31,6 +31,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -410,6 +411,7 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
             }
             pd_relax();
         }
+        sched_yield();  // to a poster that has no other processor
     }
     atomic_store(attention, PARKED);
     if (!may_have_tasks(board)) {

@@ -308,7 +308,7 @@ class TestCancel:
 
 def test_kills_at_random(forked):
     """Every task has its result or is exactly one WorkerDied, whenever a worker dies."""
-    count = 20_000
+    count = 100_000
     stop = threading.Event()
     rng = random.Random(5)
     kills = 0
