@@ -130,12 +130,11 @@ class _Call(_Task):
 class _Part(_Task):
     """Some items of a map."""
 
-    __slots__ = ("map",)
+    __slots__ = ()
 
     def __init__(self, loop: _Map, start: int, count: int, mode: int) -> None:
-        self.engine = loop.engine
         self.result = loop.result
-        self.map = loop
+        self.group = loop
         self.start = start
         self.count = count
         self.mode = mode
@@ -180,8 +179,20 @@ class _Map(Iterator["_Task"]):
             return
         retries = func.retries if isinstance(func, Retrying) else 0
         several = protocol.STARS if star else protocol.ITEMS
-        for start in range(0, self.result.total, size):
-            if self.cancelled:
+        model: _Part | None = None
+        if size == 1 and not star:
+            model = _Part(self, 0, 1, protocol.ITEM)
+            model.retries = retries
+            model.source = (func, None)
+            model.function = function
+            model.payload = b""
+        start = -size
+        while (start := start + size) < self.result.total:
+            if model is not None:
+                start = self.engine.board.post_items(
+                    model, items, start, self.engine.small_pickle
+                )
+            if self.cancelled or start >= self.result.total:
                 return
             mode = several
             chunk = items[start : start + size]
@@ -486,6 +497,7 @@ class ProcessEngine(Engine):
         self.crew: list[Worker | None] = [None] * workers
         self.past_tasks = 0
         self.deaths = 0  # since a task was last done
+        self.done = 0  # tasks that the board itself had settled by then
         self.restart_at = 0.0
         self.kills = _kills_for_memory()
 
@@ -520,7 +532,7 @@ class ProcessEngine(Engine):
             known is not None
             and known[0] is func
             and known[2] is code
-            and pickling.unchanged(known[3])
+            and (not known[3] or pickling.unchanged(known[3]))
         ):
             return known[1]
         buffers: list[Any] = []
@@ -550,6 +562,12 @@ class ProcessEngine(Engine):
         """Pickle a task's argument."""
         buffers: list[Any] = []
         self._place(task, pickling.dumps(what, buffers, self.main_by_value), buffers, seen)
+
+    def small_pickle(self, what: Any) -> bytes | None:
+        """Pickle what has no large buffers; else None."""
+        buffers: list[Any] = []
+        data = pickling.dumps(what, buffers, self.main_by_value)
+        return None if buffers else data
 
     def _place(
         self, task: _Task, data: bytes, buffers: list[Any], seen: _Seen | None
@@ -858,7 +876,7 @@ class ProcessEngine(Engine):
 
     def _collect(self, worker: Worker) -> int:
         try:
-            events = self.board.collect(worker.desk, COLLECT)
+            settled, events = self.board.collect(worker.desk, COLLECT)
         except Exception:
             # Its mailbox makes no sense, or there is no memory to read it: it has to go.
             if worker.exitcode is None and not worker.killed:
@@ -867,7 +885,7 @@ class ProcessEngine(Engine):
             return 0
         for event in events:
             self._handle(worker, *event)
-        return len(events)
+        return settled + len(events)
 
     def _handle(
         self, worker: Worker, desk: int, kind: int, task: Any, data: Any, buffers: Any
@@ -999,6 +1017,9 @@ class ProcessEngine(Engine):
 
     def _worker_failed(self, why: BaseException) -> None:
         """A worker could not be made, or ended without a task: wait, or give up."""
+        if self.done != self.board.settled:
+            self.done = self.board.settled
+            self.deaths = 0
         self.deaths += 1
         if self.deaths > 16 + 2 * self.workers:
             broken = PoolBroken(
@@ -1120,7 +1141,7 @@ class ProcessEngine(Engine):
         if isinstance(task, _Call):
             task.result._fail(why)
         elif isinstance(task, _Part):
-            task.map.fail(why)
+            task.group.fail(why)
         else:
             task.settle(False, why)
 

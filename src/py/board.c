@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "py/tasks.h"
+#include "py/async.h"
 #include "shm/process.h"
 #include "thread/sync.h"
 
@@ -68,6 +68,7 @@ typedef struct board {
     tray **trays;          // one a desk, or NULL; owned
     PyObject *queue;       // of tasks that wait for a slot: a deque; owned, or NULL
     uint64_t ticket;       // the latest
+    uint64_t settled;      // plain results
     int ring;              // an eventfd that wakes the engine's thread; owned, or -1
     _Atomic bool helping;  // a waiter reads results; changed in the critical section
     pd_spin helped;
@@ -414,44 +415,6 @@ read_mails(board *self, PyObject *events, uint32_t desk, Py_ssize_t limit)
     return 0;
 }
 
-PyDoc_STRVAR(
-    collect_doc,
-    "collect($self, desk, limit, /)\n--\n\n"
-    "Read what a worker reports: a list of (desk, kind, call, data, buffers).\n\n"
-    "Until the next call, waiters leave this worker's results alone, so that none "
-    "overtakes\nwhat was reported before it.");
-
-static PyObject *
-board_collect(PyObject *op, PyObject *args)
-{
-    board *self = (board *)op;
-    unsigned int desk;
-    Py_ssize_t limit;
-    int status = 0;
-    if (!PyArg_ParseTuple(args, "In:collect", &desk, &limit) || !is_mine(self)) {
-        return NULL;
-    }
-    PyObject *events = PyList_New(0);
-    if (events == NULL) {
-        return NULL;
-    }
-    Py_BEGIN_CRITICAL_SECTION(self);
-    if (desk < pd_board_desks(self->board) && self->trays[desk] != NULL) {
-        status = read_mails(self, events, desk, limit);
-        self->trays[desk]->handled = PyList_GET_SIZE(events) > 0;
-    }
-    Py_END_CRITICAL_SECTION();
-    if (status < 0 && PyList_GET_SIZE(events) > 0) {
-        // What was read before is good; the next call meets the trouble again.
-        PyErr_Clear();
-        return events;
-    }
-    if (status < 0) {
-        Py_CLEAR(events);
-    }
-    return events;
-}
-
 // ------------------------------------------------------------------------------
 // Waiting for mails
 // ------------------------------------------------------------------------------
@@ -538,7 +501,7 @@ board_watch(PyObject *op, PyObject *arg)
 }
 
 // ------------------------------------------------------------------------------
-// Reading results by those who wait for them
+// Settling results
 // ------------------------------------------------------------------------------
 
 typedef enum finding {
@@ -633,34 +596,90 @@ deliver(PyObject *module, PyObject *call, PyObject *data, PyObject *buffers)
     return 0;
 }
 
-// Settles what plain results there are: 0, 1 if the engine's thread has to read, -1.
+// Settles the plain results of a desk, at most `limit`: 0, 1 if the engine's thread has to
+// read, -1 with an exception.  *settled grows by their number.
 static int
-settle_results(board *self)
+settle_desk(board *self, uint32_t desk, Py_ssize_t limit, Py_ssize_t *settled)
 {
-    PyObject *module = module_of((PyObject *)self);
-    for (uint32_t desk = 0; desk < pd_board_desks(self->board);) {
-        PyObject *call, *data, *buffers;
+    PyObject *call, *data, *buffers;
+    for (Py_ssize_t i = 0; i < limit; i++) {
         finding what;
         Py_BEGIN_CRITICAL_SECTION(self);
         what = take_result(self, desk, &call, &data, &buffers);
+        self->settled += what == A_RESULT;
         Py_END_CRITICAL_SECTION();
-        if (what == ANOTHERS) {
-            return 1;
+        if (what != A_RESULT) {
+            return what == ANOTHERS;
         }
-        if (what == NOTHING) {
-            desk++;
-            continue;
-        }
-        int status = deliver(module, call, data, buffers);
+        int status = deliver(module_of((PyObject *)self), call, data, buffers);
         Py_DECREF(call);
         Py_DECREF(data);
         Py_DECREF(buffers);
+        ++*settled;
         if (status < 0) {
             return -1;
         }
     }
     return 0;
 }
+
+static int
+settle_results(board *self)
+{
+    int status = 0;
+    Py_ssize_t settled = 0;
+    for (uint32_t i = 0; status == 0 && i < pd_board_desks(self->board); i++) {
+        status = settle_desk(self, i, PY_SSIZE_T_MAX, &settled);
+    }
+    return status;
+}
+
+PyDoc_STRVAR(
+    collect_doc,
+    "collect($self, desk, limit, /)\n--\n\n"
+    "Read what a worker reports: how many results were settled, and a list of (desk, "
+    "kind,\ncall, data, buffers) of what came after them.\n\n"
+    "Until the next call, waiters leave this worker's results alone, so that none "
+    "overtakes\nwhat was reported before it.");
+
+static PyObject *
+board_collect(PyObject *op, PyObject *args)
+{
+    board *self = (board *)op;
+    unsigned int desk;
+    Py_ssize_t limit, settled = 0;
+    int status = 0;
+    if (!PyArg_ParseTuple(args, "In:collect", &desk, &limit) || !is_mine(self)) {
+        return NULL;
+    }
+    PyObject *events = PyList_New(0);
+    if (events == NULL || desk >= pd_board_desks(self->board) ||
+        self->trays[desk] == NULL)
+    {
+        return events == NULL ? NULL : Py_BuildValue("nN", settled, events);
+    }
+    self->trays[desk]->handled = false;
+    if (settle_desk(self, desk, limit, &settled) < 0) {
+        pd_report(module_of(op));
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->trays[desk] != NULL) {
+        status = read_mails(self, events, desk, limit);
+        self->trays[desk]->handled = PyList_GET_SIZE(events) > 0;
+    }
+    Py_END_CRITICAL_SECTION();
+    if (status < 0 && settled == 0 && PyList_GET_SIZE(events) == 0) {
+        Py_DECREF(events);
+        return NULL;
+    }
+    // What was read before trouble is good; the next call meets that again.
+    PyErr_Clear();
+    return Py_BuildValue("nN", settled, events);
+}
+
+// ------------------------------------------------------------------------------
+// Reading results by those who wait for them
+// ------------------------------------------------------------------------------
 
 static void
 ring(board *self)
@@ -788,14 +807,14 @@ board_put(PyObject *op, PyObject *object)
 static void
 write_payload(char *to, PyObject *pieces, const Py_buffer *pickle)
 {
-    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(pieces); i++) {
+    Py_ssize_t count = pieces == NULL ? 0 : PyTuple_GET_SIZE(pieces);
+    for (Py_ssize_t i = 0; i < count; i++) {
         const pd_piece *piece = (pd_piece *)PyTuple_GET_ITEM(pieces, i);
         pd_span span = {piece->span.at, (uint64_t)piece->bytes};
         span.bytes |= piece->shared ? PD_SPAN_SHARED : 0;
         memcpy(to + (size_t)i * sizeof(span), &span, sizeof(span));
     }
-    memcpy(to + (size_t)PyTuple_GET_SIZE(pieces) * sizeof(pd_span), pickle->buf,
-           (size_t)pickle->len);
+    memcpy(to + (size_t)count * sizeof(pd_span), pickle->buf, (size_t)pickle->len);
 }
 
 static int
@@ -837,7 +856,7 @@ board_pack(PyObject *op, PyObject *args)
     return piece;
 }
 
-// Fills and offers a free slot; without `payload` the pickle goes inside.
+// Fills and offers a free slot; `pieces` may be NULL; a pickle, if given, goes inside.
 static bool
 fill_slot(board *self, pd_job *job, PyObject *pieces, const Py_buffer *pickle)
 {
@@ -853,7 +872,7 @@ fill_slot(board *self, pd_job *job, PyObject *pieces, const Py_buffer *pickle)
     slot->flags = job->announce ? PD_SLOT_ANNOUNCE : 0;
     slot->code = (pd_span){code->span.at, (uint64_t)code->bytes};
     slot->code_spans = (uint32_t)PyTuple_GET_SIZE(PyTuple_GET_ITEM(job->function, 3));
-    slot->spans = (uint32_t)PyTuple_GET_SIZE(pieces);
+    slot->spans = pieces == NULL ? 0 : (uint32_t)PyTuple_GET_SIZE(pieces);
     if (pickle == NULL) {
         const pd_piece *piece = (pd_piece *)job->payload;
         slot->payload = (pd_span){piece->span.at, (uint64_t)piece->bytes};
@@ -871,7 +890,7 @@ fill_slot(board *self, pd_job *job, PyObject *pieces, const Py_buffer *pickle)
         .call = (pd_job *)Py_NewRef((PyObject *)job),
         .function = Py_NewRef(job->function),
         .payload = pickle == NULL ? Py_NewRef(job->payload) : NULL,
-        .pieces = PyTuple_GET_SIZE(pieces) > 0 ? Py_NewRef(pieces) : NULL,
+        .pieces = slot->spans > 0 ? Py_NewRef(pieces) : NULL,
         .ticket = self->ticket,
     };
     return true;
@@ -941,6 +960,130 @@ board_post(PyObject *op, PyObject *arg)
         pd_board_wake(self->board, false);
     }
     return PyBool_FromLong(posted);
+}
+
+// ------------------------------------------------------------------------------
+// Posting the items of a map
+// ------------------------------------------------------------------------------
+
+// A part of a map: as `model`, but for one item; NULL with an exception.
+static pd_job *
+make_part(const pd_job *model, Py_ssize_t i, PyObject *item, PyObject *payload)
+{
+    PyTypeObject *type = Py_TYPE(model);
+    pd_job *job = (pd_job *)type->tp_alloc(type, 0);
+    if (job == NULL) {
+        return NULL;
+    }
+    job->result = Py_NewRef(model->result);
+    job->group = Py_XNewRef(model->group);
+    job->function = Py_NewRef(model->function);
+    job->limit = Py_XNewRef(model->limit);
+    job->payload = Py_NewRef(payload);
+    job->start = i;
+    job->count = 1;
+    job->mode = model->mode;
+    job->retries = model->retries;
+    job->announce = model->announce;
+    job->plain = model->plain;
+    job->source = PyTuple_Pack(2, PyTuple_GET_ITEM(model->source, 0), item);
+    if (job->source == NULL) {
+        Py_CLEAR(job);
+    }
+    return job;
+}
+
+static bool
+is_scalar(PyObject *item)
+{
+    return PyLong_CheckExact(item) || PyFloat_CheckExact(item) || item == Py_None ||
+           PyBool_Check(item);
+}
+
+// The pickle of an item; NULL without an exception if posting it takes more than that.
+static PyObject *
+pickle_item(pd_module_state *state, PyObject *dumps, PyObject *protocol, PyObject *item)
+{
+    PyObject *args[2] = {item, protocol};
+    PyObject *pickle = is_scalar(item)
+                           ? PyObject_Vectorcall(state->shared.dumps, args, 2, NULL)
+                           : PyObject_CallOneArg(dumps, item);
+    if (pickle == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();  // it comes again where there is somebody to have it
+    }
+    else if (pickle != NULL && (!PyBytes_CheckExact(pickle) ||
+                                PyBytes_GET_SIZE(pickle) > (Py_ssize_t)PD_SLOT_INSIDE))
+    {
+        Py_CLEAR(pickle);
+    }
+    return pickle;
+}
+
+static bool
+post_item(
+    board *self, const pd_job *model, Py_ssize_t i, PyObject *item, PyObject *data)
+{
+    pd_job *job = make_part(model, i, item, data);
+    if (job == NULL) {
+        PyErr_Clear();  // so the long way, which has somebody to tell
+        return false;
+    }
+    Py_buffer pickle = {.buf = PyBytes_AS_STRING(data), .len = PyBytes_GET_SIZE(data)};
+    bool posted;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    posted = fill_slot(self, job, NULL, &pickle);
+    Py_END_CRITICAL_SECTION();
+    Py_DECREF(job);
+    if (posted) {
+        pd_board_wake(self->board, false);
+    }
+    return posted;
+}
+
+PyDoc_STRVAR(
+    post_items_doc,
+    "post_items($self, model, items, start, dumps, /)\n--\n\n"
+    "Post items from `start` on, each as a job like `model`: the first that was "
+    "not.\n\n"
+    "It stops where the table is full, the map has ended, or an item takes more than a "
+    "small\npickle: `dumps` then gives None.");
+
+static PyObject *
+board_post_items(PyObject *op, PyObject *args)
+{
+    board *self = (board *)op;
+    pd_module_state *state = PyModule_GetState(module_of(op));
+    PyObject *model, *items, *dumps;
+    Py_ssize_t i;
+    if (!PyArg_ParseTuple(args, "O!OnO:post_items", state->job_type, &model, &items, &i,
+                          &dumps) ||
+        !is_mine(self))
+    {
+        return NULL;
+    }
+    pd_job *job = (pd_job *)model;
+    PyObject *pieces = checked_pieces(state, module_of(op), model);
+    PyObject *protocol = pieces == NULL ? NULL : PyLong_FromLong(5);
+    Py_XDECREF(pieces);
+    if (protocol == NULL) {
+        return NULL;
+    }
+    Py_ssize_t count = PySequence_Size(items);
+    bool posted = job->result != NULL && job->source != NULL &&
+                  PyTuple_Check(job->source) && PyTuple_GET_SIZE(job->source) == 2;
+    while (posted && i < count && self->free_count > 0 &&
+           atomic_load(&((pd_async *)job->result)->state) != PD_SETTLED)
+    {
+        PyObject *item = PySequence_GetItem(items, i);
+        PyObject *data =
+            item == NULL ? NULL : pickle_item(state, dumps, protocol, item);
+        posted = data != NULL && post_item(self, job, i, item, data);
+        Py_XDECREF(item);
+        Py_XDECREF(data);
+        i += posted;
+    }
+    Py_DECREF(protocol);
+    return PyErr_Occurred() ? NULL : PyLong_FromSsize_t(i);
 }
 
 // ------------------------------------------------------------------------------
@@ -1361,6 +1504,7 @@ static PyMethodDef board_methods[] = {
     {"pack",       board_pack,        METH_VARARGS, pack_doc      },
     {"post",       board_post,        METH_O,       post_doc      },
     {"attend",     board_attend,      METH_VARARGS, attend_doc    },
+    {"post_items", board_post_items,  METH_VARARGS, post_items_doc},
     {"jobs",       board_jobs,        METH_O,       jobs_doc      },
     {"collect",    board_collect,     METH_VARARGS, collect_doc   },
     {"watch",      board_watch,       METH_O,       watch_doc     },
@@ -1377,11 +1521,18 @@ static PyMethodDef board_methods[] = {
     {NULL,         NULL,              0,            NULL          },
 };
 
+static PyObject *
+board_settled(PyObject *op, void *Py_UNUSED(closure))
+{
+    return PyLong_FromUnsignedLongLong(((board *)op)->settled);
+}
+
 static PyGetSetDef board_getset[] = {
-    {"free",  board_free_slots,  NULL, "How many tasks can be posted.",     NULL},
-    {"slots", board_slots_count, NULL, "How many tasks there can be.",      NULL},
-    {"used",  board_used,        NULL, "Bytes of arguments in the memory.", NULL},
-    {NULL,    NULL,              NULL, NULL,                                NULL},
+    {"settled", board_settled,     NULL, "How many results were settled here.", NULL},
+    {"free",    board_free_slots,  NULL, "How many tasks can be posted.",       NULL},
+    {"slots",   board_slots_count, NULL, "How many tasks there can be.",        NULL},
+    {"used",    board_used,        NULL, "Bytes of arguments in the memory.",   NULL},
+    {NULL,      NULL,              NULL, NULL,                                  NULL},
 };
 
 PyDoc_STRVAR(board_doc,

@@ -75,6 +75,7 @@ typedef struct pd_job {
     PyObject *pieces;
     PyObject *source;
     PyObject *limit;
+    PyObject *group;
     Py_ssize_t start;
     Py_ssize_t count;
     unsigned mode;

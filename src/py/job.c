@@ -82,6 +82,7 @@ job_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->pieces);
     Py_VISIT(self->source);
     Py_VISIT(self->limit);
+    Py_VISIT(self->group);
     return 0;
 }
 
@@ -95,6 +96,7 @@ job_clear(PyObject *op)
     Py_CLEAR(self->pieces);
     Py_CLEAR(self->source);
     Py_CLEAR(self->limit);
+    Py_CLEAR(self->group);
     return 0;
 }
 
@@ -133,6 +135,7 @@ static PyMemberDef job_members[] = {
     {"pieces", T_OBJECT, offsetof(pd_job, pieces), 0, "A tuple of its buffers."},
     {"source", T_OBJECT, offsetof(pd_job, source), 0, "(function, argument)"},
     {"limit", T_OBJECT, offsetof(pd_job, limit), 0, "Seconds, or None."},
+    {"group", T_OBJECT, offsetof(pd_job, group), 0, "What it is a part of."},
     {NULL, 0, 0, 0, NULL},
 };
 
