@@ -31,7 +31,7 @@ loads = pickle.loads
 _forced = 0  # by_value() blocks that are being run
 
 # Nothing inside that another process could lack, no buffers: no need to look.
-_SCALARS = frozenset({type(None), bool, int, float, complex})
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 Buffers = list[pickle.PickleBuffer]

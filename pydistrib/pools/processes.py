@@ -627,6 +627,9 @@ class ProcessEngine(Engine):
             task = self._call_task(call)
             if task is None or self._post(task):
                 return
+            # Rather make room here than have the pool's thread do it in turns with this.
+            if self.board.settle() and not self.waiting and self._post(task):
+                return
             self.waiting.append(task)
         else:
             self.waiting.append(call)
@@ -643,7 +646,11 @@ class ProcessEngine(Engine):
             if type(func) is Retrying:
                 task.retries = func.retries
             task.function = self.function(func, None)
-            self.pickle(task, (args, kwargs), None)
+            data = self.board.pickle_scalars(args, kwargs)
+            if data is not None:
+                task.payload = data
+            else:
+                self.pickle(task, (args, kwargs), None)
         except Exception as error:
             task.settle(False, error)
             return None

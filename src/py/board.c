@@ -35,6 +35,7 @@
 #include "shm/process.h"
 #include "thread/sync.h"
 
+#define PICKLE_PROTOCOL 5
 #define WATCHED 64            // mailboxes; a larger pool has no use for so short a wait
 #define HELP_NS 100000        // how long a waiter looks for its result before it sleeps
 #define LONG_WAIT_NS 1000000  // where waits last longer, it only looks now and then
@@ -721,6 +722,23 @@ end_help(board *self, const watch *w)
     }
 }
 
+PyDoc_STRVAR(
+    settle_doc,
+    "settle($self, /)\n--\n\n"
+    "Settle what results there are, those that any thread may: whether there were "
+    "any.");
+
+static PyObject *
+board_settle(PyObject *op, PyObject *Py_UNUSED(unused))
+{
+    board *self = (board *)op;
+    uint64_t before = self->settled;
+    if (!is_mine(self) || settle_results(self) < 0) {
+        return NULL;
+    }
+    return PyBool_FromLong(self->settled != before);
+}
+
 int
 pd_board_help(PyObject *op, const pd_latch *done, int64_t timeout_ns)
 {
@@ -993,11 +1011,41 @@ make_part(const pd_job *model, Py_ssize_t i, PyObject *item, PyObject *payload)
     return job;
 }
 
+// Nothing inside that a worker could lack, and no buffer: the pickle needs no look.
 static bool
 is_scalar(PyObject *item)
 {
     return PyLong_CheckExact(item) || PyFloat_CheckExact(item) || item == Py_None ||
-           PyBool_Check(item);
+           PyUnicode_CheckExact(item) || PyBool_Check(item) || PyBytes_CheckExact(item);
+}
+
+PyDoc_STRVAR(
+    pickle_scalars_doc,
+    "pickle_scalars($self, args, kwargs, /)\n--\n\n"
+    "Pickle the arguments of a call if these are numbers, strings and the like "
+    "and fit\ninto a slot; else None.");
+
+static PyObject *
+board_pickle_scalars(PyObject *op, PyObject *const *args, Py_ssize_t nargs)
+{
+    pd_module_state *state = PyModule_GetState(module_of(op));
+    if (nargs != 2 || !PyTuple_CheckExact(args[0]) || args[1] != Py_None) {
+        Py_RETURN_NONE;
+    }
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(args[0]); i++) {
+        if (!is_scalar(PyTuple_GET_ITEM(args[0], i))) {
+            Py_RETURN_NONE;
+        }
+    }
+    PyObject *call = PyTuple_Pack(2, args[0], Py_None);
+    PyObject *pickle = call == NULL ? NULL
+                                    : PyObject_CallFunction(state->shared.dumps, "Oi",
+                                                            call, PICKLE_PROTOCOL);
+    Py_XDECREF(call);
+    if (pickle != NULL && PyBytes_GET_SIZE(pickle) > (Py_ssize_t)PD_SLOT_INSIDE) {
+        Py_SETREF(pickle, Py_NewRef(Py_None));
+    }
+    return pickle;
 }
 
 // The pickle of an item; NULL without an exception if posting it takes more than that.
@@ -1063,7 +1111,7 @@ board_post_items(PyObject *op, PyObject *args)
     }
     pd_job *job = (pd_job *)model;
     PyObject *pieces = checked_pieces(state, module_of(op), model);
-    PyObject *protocol = pieces == NULL ? NULL : PyLong_FromLong(5);
+    PyObject *protocol = pieces == NULL ? NULL : PyLong_FromLong(PICKLE_PROTOCOL);
     Py_XDECREF(pieces);
     if (protocol == NULL) {
         return NULL;
@@ -1500,25 +1548,28 @@ board_dealloc(PyObject *op)
 }
 
 static PyMethodDef board_methods[] = {
-    {"put",        board_put,         METH_O,       put_doc       },
-    {"pack",       board_pack,        METH_VARARGS, pack_doc      },
-    {"post",       board_post,        METH_O,       post_doc      },
-    {"attend",     board_attend,      METH_VARARGS, attend_doc    },
-    {"post_items", board_post_items,  METH_VARARGS, post_items_doc},
-    {"jobs",       board_jobs,        METH_O,       jobs_doc      },
-    {"collect",    board_collect,     METH_VARARGS, collect_doc   },
-    {"watch",      board_watch,       METH_O,       watch_doc     },
-    {"retract",    board_retract,     METH_O,       retract_doc   },
-    {"doom",       board_doom,        METH_O,       doom_doc      },
-    {"clear",      board_clear_tasks, METH_NOARGS,  clear_doc     },
-    {"abandon",    board_abandon,     METH_NOARGS,  abandon_doc   },
-    {"open_desk",  board_open_desk,   METH_O,       open_desk_doc },
-    {"close_desk", board_close_desk,  METH_O,       close_desk_doc},
-    {"desk_info",  board_desk_info,   METH_O,       desk_info_doc },
-    {"sleep",      board_sleep,       METH_O,       sleep_doc     },
-    {"close",      board_close,       METH_NOARGS,  close_doc     },
-    {"fileno",     board_fileno,      METH_NOARGS,  fileno_doc    },
-    {NULL,         NULL,              0,            NULL          },
+    {"put",            board_put,                                         METH_O,        put_doc       },
+    {"pack",           board_pack,                                        METH_VARARGS,  pack_doc      },
+    {"post",           board_post,                                        METH_O,        post_doc      },
+    {"attend",         board_attend,                                      METH_VARARGS,  attend_doc    },
+    {"pickle_scalars", (PyCFunction)(void (*)(void))board_pickle_scalars, METH_FASTCALL,
+     pickle_scalars_doc                                                                                },
+    {"settle",         board_settle,                                      METH_NOARGS,   settle_doc    },
+    {"post_items",     board_post_items,                                  METH_VARARGS,  post_items_doc},
+    {"jobs",           board_jobs,                                        METH_O,        jobs_doc      },
+    {"collect",        board_collect,                                     METH_VARARGS,  collect_doc   },
+    {"watch",          board_watch,                                       METH_O,        watch_doc     },
+    {"retract",        board_retract,                                     METH_O,        retract_doc   },
+    {"doom",           board_doom,                                        METH_O,        doom_doc      },
+    {"clear",          board_clear_tasks,                                 METH_NOARGS,   clear_doc     },
+    {"abandon",        board_abandon,                                     METH_NOARGS,   abandon_doc   },
+    {"open_desk",      board_open_desk,                                   METH_O,        open_desk_doc },
+    {"close_desk",     board_close_desk,                                  METH_O,        close_desk_doc},
+    {"desk_info",      board_desk_info,                                   METH_O,        desk_info_doc },
+    {"sleep",          board_sleep,                                       METH_O,        sleep_doc     },
+    {"close",          board_close,                                       METH_NOARGS,   close_doc     },
+    {"fileno",         board_fileno,                                      METH_NOARGS,   fileno_doc    },
+    {NULL,             NULL,                                              0,             NULL          },
 };
 
 static PyObject *
