@@ -11,9 +11,12 @@
 //      waiter                                     engine's thread
 //      ------                                     ---------------
 //      helping = true: no ring is needed          asleep in poll()
-//      settle plain results; spin a little
+//      settle plain results; look a little
 //      helping = false; ask to be rung;
-//      ring if a mail came before that   ------>  collect()
+//      ring if a mail came before that,  ------>  collect()
+//      or a task waits for a slot
+//
+// Unpickling may run anybody's code, which may wait too: no waiter helps meanwhile.
 //
 // Memory of arguments is freed when nobody needs it: the slot holds it until the result
 // is there; if the worker has not let go of it by then (a task may keep an array) the
@@ -424,6 +427,7 @@ typedef struct watch {
     tray *trays[WATCHED];  // owned
     uint32_t count;
     const pd_latch *done;  // borrowed, or NULL: ends the wait too
+    bool helping;          // the board's flag is this thread's
 } watch;
 
 static void
@@ -597,10 +601,84 @@ deliver(PyObject *module, PyObject *call, PyObject *data, PyObject *buffers)
     return 0;
 }
 
-// Settles the plain results of a desk, at most `limit`: 0, 1 if the engine's thread has to
-// read, -1 with an exception.  *settled grows by their number.
+static void
+ring(board *self)
+{
+    const uint64_t one = 1;
+    // It can fail only if the counter is full, and then the bell rings anyway.
+    ssize_t written = write(self->ring, &one, sizeof(one));
+    (void)written;
+}
+
+// Whether tasks wait for a slot: then the engine's thread had better do it all.
+static bool
+has_queue(board *self)
+{
+    return self->queue == NULL || PyObject_Size(self->queue) != 0;
+}
+
+static bool
+begin_help(board *self, watch *w)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->forks == pd_process_forks() && !self->helping && !has_queue(self)) {
+        self->helping = w->helping = true;
+        pd_board_awake(self->board);
+    }
+    Py_END_CRITICAL_SECTION();
+    return w->helping;
+}
+
+static void
+end_help(board *self, watch *w)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->helping = w->helping = false;
+    pd_board_sleep(self->board);
+    Py_END_CRITICAL_SECTION();
+    bool needed = has_queue(self);
+    for (uint32_t i = 0; i < w->count && !needed; i++) {
+        needed = pd_mailbox_has_mail(w->trays[i]->box);
+    }
+    if (needed) {
+        ring(self);
+    }
+}
+
+// Whether a pickle refers to any function or class.  The bytes may also stand for
+// something else: then that is a false alarm, no more.
+static bool
+may_run_code(PyObject *data)
+{
+    enum { GLOBAL = 'c', STACK_GLOBAL = 0x93, LONGEST = 64 };
+    if (!PyBytes_CheckExact(data) || PyBytes_GET_SIZE(data) > LONGEST) {
+        return true;
+    }
+    const char *pickle = PyBytes_AS_STRING(data);
+    size_t bytes = (size_t)PyBytes_GET_SIZE(data);
+    return memchr(pickle, GLOBAL, bytes) != NULL ||
+           memchr(pickle, STACK_GLOBAL, bytes) != NULL;
+}
+
+// deliver() by a helper, or by another if `w` is NULL.
 static int
-settle_desk(board *self, uint32_t desk, Py_ssize_t limit, Py_ssize_t *settled)
+deliver_for(board *self, watch *w, PyObject *call, PyObject *data, PyObject *buffers)
+{
+    bool pause = w != NULL && may_run_code(data);
+    if (pause) {
+        end_help(self, w);
+    }
+    int status = deliver(module_of((PyObject *)self), call, data, buffers);
+    if (pause) {
+        (void)begin_help(self, w);
+    }
+    return status;
+}
+
+// Settles the plain results of a desk, at most `limit`: 0, 1 if the engine's thread has to
+// read, -1 with an exception.  *settled grows by their number; `w` is a helper's, or NULL.
+static int
+settle_desk(board *self, watch *w, uint32_t desk, Py_ssize_t limit, Py_ssize_t *settled)
 {
     PyObject *call, *data, *buffers;
     for (Py_ssize_t i = 0; i < limit; i++) {
@@ -612,7 +690,7 @@ settle_desk(board *self, uint32_t desk, Py_ssize_t limit, Py_ssize_t *settled)
         if (what != A_RESULT) {
             return what == ANOTHERS;
         }
-        int status = deliver(module_of((PyObject *)self), call, data, buffers);
+        int status = deliver_for(self, w, call, data, buffers);
         Py_DECREF(call);
         Py_DECREF(data);
         Py_DECREF(buffers);
@@ -620,17 +698,23 @@ settle_desk(board *self, uint32_t desk, Py_ssize_t limit, Py_ssize_t *settled)
         if (status < 0) {
             return -1;
         }
+        if (w != NULL && !w->helping) {
+            return 1;  // another waiter does that now
+        }
+        if (w != NULL && pd_latch_is_set(w->done)) {
+            return 0;
+        }
     }
     return 0;
 }
 
 static int
-settle_results(board *self)
+settle_results(board *self, watch *w)
 {
     int status = 0;
     Py_ssize_t settled = 0;
     for (uint32_t i = 0; status == 0 && i < pd_board_desks(self->board); i++) {
-        status = settle_desk(self, i, PY_SSIZE_T_MAX, &settled);
+        status = settle_desk(self, w, i, PY_SSIZE_T_MAX, &settled);
     }
     return status;
 }
@@ -660,7 +744,7 @@ board_collect(PyObject *op, PyObject *args)
         return events == NULL ? NULL : Py_BuildValue("nN", settled, events);
     }
     self->trays[desk]->handled = false;
-    if (settle_desk(self, desk, limit, &settled) < 0) {
+    if (settle_desk(self, NULL, desk, limit, &settled) < 0) {
         pd_report(module_of(op));
     }
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -682,46 +766,6 @@ board_collect(PyObject *op, PyObject *args)
 // Reading results by those who wait for them
 // ------------------------------------------------------------------------------
 
-static void
-ring(board *self)
-{
-    const uint64_t one = 1;
-    // It can fail only if the counter is full, and then the bell rings anyway.
-    ssize_t written = write(self->ring, &one, sizeof(one));
-    (void)written;
-}
-
-static bool
-begin_help(board *self)
-{
-    bool begun = false;
-    Py_BEGIN_CRITICAL_SECTION(self);
-    // Where tasks wait for room, the engine's thread had better do it all.
-    if (self->forks == pd_process_forks() && !self->helping && self->queue != NULL &&
-        PyObject_Size(self->queue) == 0)
-    {
-        self->helping = begun = true;
-        pd_board_awake(self->board);
-    }
-    Py_END_CRITICAL_SECTION();
-    return begun;
-}
-
-static void
-end_help(board *self, const watch *w)
-{
-    Py_BEGIN_CRITICAL_SECTION(self);
-    self->helping = false;
-    pd_board_sleep(self->board);
-    Py_END_CRITICAL_SECTION();
-    for (uint32_t i = 0; i < w->count; i++) {
-        if (pd_mailbox_has_mail(w->trays[i]->box)) {
-            ring(self);
-            return;
-        }
-    }
-}
-
 PyDoc_STRVAR(
     settle_doc,
     "settle($self, /)\n--\n\n"
@@ -733,7 +777,7 @@ board_settle(PyObject *op, PyObject *Py_UNUSED(unused))
 {
     board *self = (board *)op;
     uint64_t before = self->settled;
-    if (!is_mine(self) || settle_results(self) < 0) {
+    if (!is_mine(self) || settle_results(self, NULL) < 0) {
         return NULL;
     }
     return PyBool_FromLong(self->settled != before);
@@ -743,19 +787,20 @@ int
 pd_board_help(PyObject *op, const pd_latch *done, int64_t timeout_ns)
 {
     board *self = (board *)op;
-    if (!pd_spin_pays(&self->helped) || !begin_help(self)) {
+    watch w = {.done = done};
+    if (!pd_spin_pays(&self->helped) || !begin_help(self, &w)) {
         return 0;
     }
-    watch w = {.done = done};
     begin_watch(self, &w);
     int64_t until_ns = pd_now_ns() + Py_MIN(timeout_ns, HELP_NS);
     int status;
-    while ((status = settle_results(self)) == 0 && !pd_latch_is_set(done) &&
-           look(&w, until_ns))
-    {
-        // There is something to settle, or it is done.
+    do {
+        status = settle_results(self, &w);
+    } while (status == 0 && !pd_latch_is_set(done) && !has_queue(self) &&
+             look(&w, until_ns));
+    if (w.helping) {
+        end_help(self, &w);
     }
-    end_help(self, &w);
     end_watch(&w);
     return status < 0 ? -1 : 0;
 }
