@@ -743,7 +743,12 @@ board_collect(PyObject *op, PyObject *args)
     {
         return events == NULL ? NULL : Py_BuildValue("nN", settled, events);
     }
-    self->trays[desk]->handled = false;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->trays[desk] != NULL) {
+        self->trays[desk]->handled =
+            false;  // all of it is, when the thread is here again
+    }
+    Py_END_CRITICAL_SECTION();
     if (settle_desk(self, NULL, desk, limit, &settled) < 0) {
         pd_report(module_of(op));
     }
@@ -1632,7 +1637,7 @@ static PyGetSetDef board_getset[] = {
 };
 
 PyDoc_STRVAR(board_doc,
-             "Board(slots, desks)\n--\n\n"
+             "Board(slots, desks, /)\n--\n\n"
              "Where this process posts tasks for workers in other processes.");
 
 static PyType_Slot board_slots[] = {

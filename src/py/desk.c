@@ -706,7 +706,7 @@ static PyGetSetDef desk_getset[] = {
 };
 
 PyDoc_STRVAR(desk_type_doc,
-             "Desk(board_fd, mailbox_fd, ring_fd, desk, spin)\n--\n\n"
+             "Desk(board_fd, mailbox_fd, ring_fd, desk, spin, /)\n--\n\n"
              "A worker's place at a board of another process.  It takes the first two "
              "descriptors;\n`spin` is how many seconds it looks for tasks before it "
              "sleeps.");
