@@ -14,7 +14,7 @@ The table of tasks and the mailboxes of the workers are C and lie in shared memo
 Tasks are posted by the thread that has them, without a hop, while there is room in the
 table; then they wait in a queue as they are, and are pickled when their turn comes.  A
 thread that waits for a result looks for it itself for a while, and settles what else
-arrives, as far as that calls nobody's code; so in a quick exchange the pool's thread sleeps.
+arrives, as far as that calls nobody's code: then the pool's thread may sleep.
 
 A worker that dies takes down the one task that it has claimed.  The pool's thread reads
 what the worker has still sent, and then knows which that is: the task fails, or is posted

@@ -76,7 +76,8 @@ typedef struct board {
     int ring;              // an eventfd that wakes the engine's thread; owned, or -1
     _Atomic bool helping;  // a waiter reads results; changed in the critical section
     pd_spin helped;
-    unsigned forks;  // of the process it belongs to; immutable
+    _Atomic unsigned no_help;  // waits to come that sleep at once
+    unsigned forks;            // of the process it belongs to; immutable
 } board;
 
 static PyObject *
@@ -428,6 +429,7 @@ typedef struct watch {
     uint32_t count;
     const pd_latch *done;  // borrowed, or NULL: ends the wait too
     bool helping;          // the board's flag is this thread's
+    bool dear;             // another took the processor for long
 } watch;
 
 static void
@@ -462,21 +464,24 @@ has_come(const watch *w)
     return w->done != NULL && pd_latch_is_set(w->done);
 }
 
-// Looks until then, without Python's lock; false if nothing has come.  A worker that has
-// no processor but this one gets it.
+// Looks until then, without Python's lock; false if nothing has come.
 static bool
-look(const watch *w, int64_t until_ns)
+look(watch *w, int64_t until_ns, bool yields)
 {
     bool come = false;
     Py_BEGIN_ALLOW_THREADS
+    int64_t last_ns, now_ns = pd_now_ns();
     do {
         for (int i = 0; i < 64 && !(come = has_come(w)); i++) {
             pd_relax();
         }
-        if (!come) {
-            sched_yield();
+        if (!come && yields) {
+            sched_yield();  // to a worker that has no other processor
         }
-    } while (!come && pd_now_ns() < until_ns);
+        last_ns = now_ns;
+        now_ns = pd_now_ns();
+        w->dear |= yields && now_ns - last_ns > PD_DEAR_YIELD_NS;
+    } while (!come && now_ns < until_ns);
     Py_END_ALLOW_THREADS
     return come;
 }
@@ -500,7 +505,7 @@ board_watch(PyObject *op, PyObject *arg)
     }
     watch w = {.count = 0};
     begin_watch(self, &w);
-    bool found = look(&w, pd_now_ns() + (int64_t)(seconds * 1e9));
+    bool found = look(&w, pd_now_ns() + (int64_t)(seconds * 1e9), false);
     end_watch(&w);
     return PyBool_FromLong(found);
 }
@@ -793,6 +798,10 @@ pd_board_help(PyObject *op, const pd_latch *done, int64_t timeout_ns)
 {
     board *self = (board *)op;
     watch w = {.done = done};
+    if (self->no_help > 0) {
+        self->no_help--;
+        return 0;
+    }
     if (!pd_spin_pays(&self->helped) || !begin_help(self, &w)) {
         return 0;
     }
@@ -802,11 +811,14 @@ pd_board_help(PyObject *op, const pd_latch *done, int64_t timeout_ns)
     do {
         status = settle_results(self, &w);
     } while (status == 0 && !pd_latch_is_set(done) && !has_queue(self) &&
-             look(&w, until_ns));
+             look(&w, until_ns, true));
     if (w.helping) {
         end_help(self, &w);
     }
     end_watch(&w);
+    if (w.dear) {
+        self->no_help = PD_DEAR_YIELD_REST;
+    }
     return status < 0 ? -1 : 0;
 }
 
