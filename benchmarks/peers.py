@@ -25,6 +25,9 @@ def _optional(name: str) -> Any:
         return None
 
 
+joblib = _optional("joblib")
+loky = _optional("loky")
+mpire = _optional("mpire")
 numba = _optional("numba")
 numexpr = _optional("numexpr")
 torch = _optional("torch")

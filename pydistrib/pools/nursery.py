@@ -22,6 +22,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import gc
+import importlib
 import os
 import pickle
 import select
@@ -203,16 +205,35 @@ def _fork() -> int:
 # --------------------------------------------------------------------------------------
 
 
+# What workers need, most of it some time: the zygote has it before it forks them.
+_PRELOADED: Final = ("cloudpickle", "multiprocessing.pool", "traceback")
+
+
+def _preload(name: str) -> None:
+    """Import a module while nobody waits; a child that can't have it will say so."""
+    with contextlib.suppress(Exception):
+        importlib.import_module(name)
+    # Collecting garbage in a child would touch, and so copy, every page of these.
+    gc.collect()
+    gc.freeze()
+
+
 def zygote_main(link_fd: int) -> NoReturn:
     """Make nurseries for one parent process until it ends."""
+    from pydistrib.pools import worker  # noqa: F401  (here, so that workers have it)
+
     _be_quiet()
     link = socket.socket(fileno=link_fd)
     parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for nurseries
     parent_fd = _watch(parent)
     waits = [link] + ([parent_fd] if parent_fd >= 0 else [])
+    unborn = list(_PRELOADED)
     while True:
-        ready, _, _ = select.select(waits, [], [])
+        ready, _, _ = select.select(waits, [], [], 0 if unborn else None)
+        if not ready:
+            _preload(unborn.pop(0))
+            continue
         if parent_fd in ready:
             os._exit(0)
         try:

@@ -39,6 +39,9 @@ loads = pickle.loads
 
 _forced = 0  # by_value() blocks that are being run
 
+# Nothing inside that another process could lack, no buffers: no need to look.
+_SCALARS = frozenset({type(None), bool, int, float, complex, str, bytes})
+
 
 Buffers = list[pickle.PickleBuffer]
 
@@ -138,6 +141,8 @@ def dumps(thing: Any, buffers: Buffers | None, main: ForkedMain | None = None) -
     bytes
         The pickle, without those buffers.
     """
+    if type(thing) in _SCALARS:
+        return pickle.dumps(thing, 5)
     if _forced:
         return _dumps_by_value(thing, buffers, None)
     try:
@@ -163,6 +168,8 @@ def dumps_result(thing: Any, buffers: Buffers | None) -> bytes:
 
     As the standard library's pools do, it refuses a lambda of an imported module.
     """
+    if type(thing) in _SCALARS:
+        return pickle.dumps(thing, 5)
     try:
         return _dumps(thing, buffers)
     except _REFUSALS as refusal:

@@ -12,7 +12,9 @@ The table of tasks and the mailboxes of the workers are C and lie in shared memo
                               note time limits, deaths  <- nursery
 
 Tasks are posted by the thread that has them, without a hop, while there is room in the
-table; then they wait in a queue as they are, and are pickled when their turn comes.
+table; then they wait in a queue as they are, and are pickled when their turn comes.  A
+thread that waits for a result looks for it itself for a while, and settles what else
+arrives, as far as that calls nobody's code: then the pool's thread may sleep.
 
 A worker that dies takes down the one task that it has claimed.  The pool's thread reads
 what the worker has still sent, and then knows which that is: the task fails, or is posted
@@ -45,7 +47,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 import numpy as np
 
 from pydistrib import _config
-from pydistrib._core import AsyncResult, Board, MapResult, Piece, ResultIterator
+from pydistrib._core import AsyncResult, Board, Job, MapResult, Piece, ResultIterator
 from pydistrib.errors import TimeoutError
 from pydistrib.pools import nursery as nurseries
 from pydistrib.pools import pickling
@@ -69,7 +71,7 @@ STABLE = 1.0  # seconds: a worker that was idle so long and ends is no crash loo
 LOAD_SECONDS = 30.0  # in which a task with a time limit has to begin, or its limit
 LOOK_SECONDS = 1.0  # between looks for tasks that don't begin
 TERM_SECONDS = 0.5  # from SIGTERM to SIGKILL
-SPIN = 20e-6  # how long a worker looks for a task before it sleeps
+SPIN = 50e-6  # how long a worker looks for a task before it sleeps
 WATCH = 50e-6  # how long the pool's thread looks for a result before it sleeps
 
 Function = tuple[int, Piece, None, tuple[Piece, ...]]
@@ -80,43 +82,21 @@ Function = tuple[int, Piece, None, tuple[Piece, ...]]
 # --------------------------------------------------------------------------------------
 
 
-class _Task:
+class _Task(Job):
     """What is posted: how to run it, and whom the outcome is for."""
 
-    __slots__ = (
-        "announce",
-        "begun",
-        "cancelled",
-        "engine",
-        "function",
-        "limit",
-        "mode",
-        "payload",
-        "pieces",
-        "retries",
-        "seen",
-        "settled",
-        "source",
-    )
+    __slots__ = ("begun", "engine", "seen")
 
-    def __init__(self, engine: ProcessEngine, mode: int, limit: float | None) -> None:
-        self.engine = engine
-        self.mode = mode
+    engine: ProcessEngine
+    begun: bool  # as far as is known; this and `seen` only where there is a limit
+    seen: float | None  # when it was first seen with a worker
+
+    def set_limit(self, limit: float) -> None:
+        """Let it be stopped when it has run for so many seconds."""
         self.limit = limit
-        self.announce = limit is not None  # the worker says when it begins
-        self.retries = 0
-        self.begun = False  # as far as is known
-        self.seen: float | None = None  # when it was first seen with a worker
-        self.cancelled = False
-        self.settled = False
-        # (function, argument) as they are, as long as they may have to be sent again.
-        self.source: tuple[Any, Any] | None = None
-        self.function: Function | None = None
-        self.payload: bytes | Piece = b""
-        self.pieces: tuple[Piece, ...] = ()
-
-    def settle(self, success: bool, value: Any) -> None:
-        raise NotImplementedError
+        self.announce = True  # the worker says when it begins
+        self.begun = False
+        self.seen = None
 
     def begin(self) -> None:
         """The worker says that it has begun."""
@@ -140,19 +120,19 @@ def _describe(func: Any) -> str:
 
 
 class _Call(_Task):
-    __slots__ = ("result",)
+    __slots__ = ()
 
     def __init__(self, engine: ProcessEngine, result: AsyncResult[Any]) -> None:
-        super().__init__(engine, protocol.CALL, result._timeout)
+        self.engine = engine
         self.result = result
-        self.announce = self.announce or result._has_future
+        self.plain = result._plain
+        if not self.plain:
+            self.announce = result._has_future
+            if result._timeout is not None:
+                self.set_limit(result._timeout)
 
     def begin(self) -> None:
         self.result._begin()
-
-    def settle(self, success: bool, value: Any) -> None:
-        self.settled = True
-        self.result._settle(success, value)
 
     def cancel(self, result: AsyncResult[Any]) -> bool:
         if not self.engine.cancel(self):
@@ -165,26 +145,17 @@ class _Call(_Task):
 class _Part(_Task):
     """Some items of a map."""
 
-    __slots__ = ("count", "map", "start")
+    __slots__ = ()
 
-    def __init__(
-        self, engine: ProcessEngine, loop: _Map, start: int, count: int, mode: int
-    ) -> None:
-        super().__init__(engine, mode, loop.limit)
-        self.map = loop
+    def __init__(self, loop: _Map, start: int, count: int, mode: int) -> None:
+        self.result = loop.result
+        self.group = loop
         self.start = start
         self.count = count
-
-    def settle(self, success: bool, value: Any) -> None:
-        self.settled = True
-        self.map.parts.discard(self)
-        single = self.mode in (protocol.ITEM, protocol.STAR)
-        if success and single:
-            value = [value]
-        try:
-            self.map.result._part(self.start, self.count, success, value)
-        except Exception as error:  # the results do not fit into `out`
-            self.map.result._part(self.start, self.count, False, error)
+        self.mode = mode
+        self.plain = loop.plain
+        if loop.limit is not None:
+            self.set_limit(loop.limit)
 
 
 class _Map(Iterator["_Task"]):
@@ -196,7 +167,7 @@ class _Map(Iterator["_Task"]):
         self.engine = engine
         self.result = result
         self.limit = limit
-        self.parts: set[_Part] = set()
+        self.plain = limit is None and result._plain
         self.cancelled = False
         self.tasks = self._make_tasks()
 
@@ -208,7 +179,7 @@ class _Map(Iterator["_Task"]):
         self.result._fail(why)
 
     def _make_tasks(self) -> Iterator[_Task]:
-        taken = self.result._take(self.cancel)
+        taken = self.result._take(self.cancel, self.engine.board)
         if taken is None:
             return
         func, items, _ = taken
@@ -222,17 +193,28 @@ class _Map(Iterator["_Task"]):
             return
         retries = func.retries if isinstance(func, Retrying) else 0
         several = protocol.STARS if star else protocol.ITEMS
-        for start in range(0, self.result.total, size):
-            if self.cancelled:
+        model: _Part | None = None
+        if size == 1 and not star:
+            model = _Part(self, 0, 1, protocol.ITEM)
+            model.retries = retries
+            model.source = (func, None)
+            model.function = function
+            model.payload = b""
+        start = -size
+        while (start := start + size) < self.result.total:
+            if model is not None:
+                start = self.engine.board.post_items(
+                    model, items, start, self.engine.small_pickle
+                )
+            if self.cancelled or start >= self.result.total:
                 return
             mode = several
             chunk = items[start : start + size]
             if size == 1:
                 mode = protocol.STAR if star else protocol.ITEM
                 chunk = chunk[0]
-            part = _Part(self.engine, self, start, min(size, len(items) - start), mode)
+            part = _Part(self, start, min(size, len(items) - start), mode)
             part.retries = retries
-            self.parts.add(part)
             part.source = (func, chunk)
             part.function = function
             try:
@@ -251,9 +233,11 @@ class _Map(Iterator["_Task"]):
             return False
         self.cancelled = True
         result._fail(CancelledError("the map was cancelled"))
-        for part in list(self.parts):
-            self.engine.cancel(part)
-        self.parts.clear()
+        queued = [*self.engine.again, *self.engine.waiting]
+        parts = [item for item in queued if isinstance(item, _Part)]
+        for part in self.engine.board.jobs(result) + parts:
+            if part.result is result:
+                self.engine.cancel(part)
         return True
 
 
@@ -263,7 +247,10 @@ class _Unit(_Task):
     __slots__ = ("feeder", "index")
 
     def __init__(self, feeder: _Feeder, index: int, mode: int) -> None:
-        super().__init__(feeder.engine, mode, feeder.limit)
+        self.engine = feeder.engine
+        self.mode = mode
+        if feeder.limit is not None:
+            self.set_limit(feeder.limit)
         self.feeder = feeder
         self.index = index
         feeder.out.add(self)
@@ -517,6 +504,8 @@ class ProcessEngine(Engine):
         self.name = name
         self.board = Board(SLOTS, workers)
         self.ring = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
+        self.waiting: collections.deque[Any] = collections.deque()
         self.setup = protocol.Setup(
             main=nurseries.main_data() if method != "fork" else {},
             board_fd=self.board.fileno(),
@@ -533,8 +522,6 @@ class ProcessEngine(Engine):
             pickling.ForkedMain() if method == "fork" and main_file is not None else None
         )
 
-        # Waiting: tasks, results whose call is not pickled yet, iterators of tasks.
-        self.waiting: collections.deque[Any] = collections.deque()
         # Those that are posted once more.  Only who fills touches the head of a queue, so
         # the pool's thread, which has them, can't put them back into `waiting`.
         self.again: collections.deque[_Task] = collections.deque()
@@ -555,6 +542,7 @@ class ProcessEngine(Engine):
         self.desks_lock = threading.Lock()  # held to kill a worker, and to bury one
         self.past_tasks = 0
         self.deaths = 0  # since a task was last done
+        self.done = 0  # tasks that the board itself had settled by then
         self.restart_at = 0.0
         self.kills = _kills_for_memory()
 
@@ -572,6 +560,7 @@ class ProcessEngine(Engine):
             raise
         for desk in range(workers):
             self.crew[desk] = self._new_worker(desk)
+        self.board.attend(self.ring, (self.waiting, self.again))
         _engines.add(self)
         self.thread = threading.Thread(
             target=_serve, args=(self,), name="pydistrib-pool", daemon=True
@@ -588,7 +577,7 @@ class ProcessEngine(Engine):
             known is not None
             and known[0] is func
             and known[2] is code
-            and pickling.unchanged(known[3])
+            and (not known[3] or pickling.unchanged(known[3]))
         ):
             return known[1]
         buffers: list[Any] = []
@@ -619,15 +608,21 @@ class ProcessEngine(Engine):
         buffers: list[Any] = []
         self._place(task, pickling.dumps(what, buffers, self.main), buffers, seen)
 
+    def small_pickle(self, what: Any) -> bytes | None:
+        """Pickle what has no large buffers; else None."""
+        buffers: list[Any] = []
+        data = pickling.dumps(what, buffers, self.main)
+        return None if buffers else data
+
     def _place(
         self, task: _Task, data: bytes, buffers: list[Any], seen: _Seen | None
     ) -> None:
-        if buffers:
-            task.pieces = self._pieces(buffers, seen)
-        if len(data) + 16 * len(task.pieces) <= INSIDE:
+        pieces = self._pieces(buffers, seen) if buffers else ()
+        task.pieces = pieces
+        if len(data) + 16 * len(pieces) <= INSIDE:
             task.payload = data
         else:
-            task.payload = self.board.pack(data, task.pieces)
+            task.payload = self.board.pack(data, pieces)
 
     def _pieces(self, buffers: list[Any], seen: _Seen | None) -> tuple[Piece, ...]:
         return tuple(
@@ -677,6 +672,9 @@ class ProcessEngine(Engine):
             task = self._call_task(call)
             if task is None or self._post(task):
                 return
+            # Rather make room here than have the pool's thread do it in turns with this.
+            if self.board.settle() and not self.waiting and self._post(task):
+                return
             self.waiting.append(task)
         else:
             self.waiting.append(call)
@@ -684,7 +682,7 @@ class ProcessEngine(Engine):
 
     def _call_task(self, call: AsyncResult[Any]) -> _Task | None:
         task = _Call(self, call)
-        taken = call._take(task.cancel)
+        taken = call._take(task.cancel, self.board)
         if taken is None:
             return None
         func, args, kwargs = taken
@@ -693,7 +691,11 @@ class ProcessEngine(Engine):
             if type(func) is Retrying:
                 task.retries = func.retries
             task.function = self.function(func, None)
-            self.pickle(task, (args, kwargs), None)
+            data = self.board.pickle_scalars(args, kwargs)
+            if data is not None:
+                task.payload = data
+            else:
+                self.pickle(task, (args, kwargs), None)
         except Exception as error:
             task.settle(False, error)
             return None
@@ -703,9 +705,7 @@ class ProcessEngine(Engine):
         return task
 
     def _post(self, task: _Task) -> bool:
-        posted = self.board.post(
-            task, task.mode, task.announce, task.function, task.payload, task.pieces
-        )
+        posted = self.board.post(task)
         if posted and (task.pieces or type(task.payload) is not bytes):
             self._drop_own(task)
         if posted and task.limit is not None and not self.watching:
@@ -950,7 +950,7 @@ class ProcessEngine(Engine):
 
     def _collect(self, worker: Worker) -> int:
         try:
-            events = self.board.collect(worker.desk, COLLECT)
+            settled, events = self.board.collect(worker.desk, COLLECT)
         except Exception:
             # Its mailbox makes no sense, or there is no memory to read it: it has to go.
             if worker.exitcode is None and not worker.killed:
@@ -959,7 +959,7 @@ class ProcessEngine(Engine):
             return 0
         for event in events:
             self._handle(worker, *event)
-        return len(events)
+        return settled + len(events)
 
     def _handle(
         self, worker: Worker, desk: int, kind: int, task: Any, data: Any, buffers: Any
@@ -1044,8 +1044,8 @@ class ProcessEngine(Engine):
 
     def _begun(self, task: _Task) -> None:
         task.begin()
-        task.begun = True
         if task.limit is not None:
+            task.begun = True
             entry = (time.monotonic() + task.limit, next(self.numbers), task)
             heapq.heappush(self.limits, entry)
 
@@ -1113,6 +1113,9 @@ class ProcessEngine(Engine):
 
     def _worker_failed(self, why: BaseException) -> None:
         """A worker could not be made, or ended without a task: wait, or give up."""
+        if self.done != self.board.settled:
+            self.done = self.board.settled
+            self.deaths = 0
         self.deaths += 1
         alive = any(w is not None and w.ready_at is not None for w in self.crew)
         if self.deaths > 16 + 2 * self.workers and not alive:
@@ -1174,7 +1177,8 @@ class ProcessEngine(Engine):
             return
         if task.retries > 0:
             task.retries -= 1
-            task.seen, task.begun = None, False
+            if task.limit is not None:
+                task.set_limit(task.limit)
             self.again.append(task)
             return
         died = WorkerDied(
@@ -1253,7 +1257,7 @@ class ProcessEngine(Engine):
         if isinstance(task, _Call):
             task.result._fail(why)
         elif isinstance(task, _Part):
-            task.map.fail(why)
+            task.group.fail(why)
         else:
             task.settle(False, why)
 

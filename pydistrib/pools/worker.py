@@ -145,6 +145,8 @@ class _Bytes(io.BufferedIOBase):
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
+        if type(stream) is Relay and not stream._parts:
+            continue  # after nearly every task
         with contextlib.suppress(Exception):
             stream.flush()
 

@@ -6,6 +6,9 @@
 
 #include <structmember.h>
 
+#include "base/clock.h"
+#include "py/board.h"
+
 // ------------------------------------------------------------------------------
 // Settling
 // ------------------------------------------------------------------------------
@@ -81,7 +84,7 @@ mirror_to_future(pd_async *self)
 static void
 finish(pd_async *self)
 {
-    PyObject *listeners = NULL, *canceller;
+    PyObject *listeners = NULL, *canceller, *board;
     pd_queue *queue;
 
     Py_BEGIN_CRITICAL_SECTION(self);
@@ -89,6 +92,8 @@ finish(pd_async *self)
     self->work.queue = NULL;
     canceller = self->canceller;
     self->canceller = NULL;
+    board = self->board;
+    self->board = NULL;
     pd_latch_set(&self->done);
     if (self->extras != NULL) {
         listeners = self->extras->then;
@@ -104,6 +109,7 @@ finish(pd_async *self)
         Py_DECREF(listeners);
     }
     Py_XDECREF(canceller);
+    Py_XDECREF(board);
     Py_XDECREF(queue);
 }
 
@@ -304,6 +310,22 @@ help(pd_async *self)
     Py_XDECREF(queue);
 }
 
+// The same for an outcome that arrives on a board: the waiter reads there itself at first.
+static int
+wait_at_board(pd_async *self, PyObject *board, int64_t timeout_ns)
+{
+    int64_t start_ns = pd_now_ns();
+    if (pd_board_help(board, &self->done, timeout_ns) < 0) {
+        return -1;
+    }
+    if (timeout_ns != PD_FOREVER) {
+        timeout_ns -= Py_MIN(timeout_ns, pd_now_ns() - start_ns);
+    }
+    int done = pd_wait(&self->done, NULL, timeout_ns);
+    pd_board_waited(board, pd_now_ns() - start_ns);
+    return done;
+}
+
 // 1 if it is settled, 0 after the time limit, -1 with an exception.
 static int
 wait_until_done(pd_async *self, int64_t timeout_ns)
@@ -312,13 +334,17 @@ wait_until_done(pd_async *self, int64_t timeout_ns)
         return 1;
     }
     pd_queue *queue;
+    PyObject *board;
     if (timeout_ns == PD_FOREVER) {
         help(self);
     }
     Py_BEGIN_CRITICAL_SECTION(self);
     queue = (pd_queue *)Py_XNewRef((PyObject *)self->work.queue);
+    board = Py_XNewRef(self->board);
     Py_END_CRITICAL_SECTION();
-    int done = pd_wait(&self->done, queue, timeout_ns);
+    int done = board == NULL ? pd_wait(&self->done, queue, timeout_ns)
+                             : wait_at_board(self, board, timeout_ns);
+    Py_XDECREF(board);
     Py_XDECREF(queue);
     return done;
 }
@@ -550,20 +576,27 @@ future_is_cancelled(pd_async *self)
 
 PyDoc_STRVAR(
     take_doc,
-    "_take($self, canceller, /)\n--\n\n"
+    "_take($self, canceller, board, /)\n--\n\n"
     "Take the call to send it to a worker: (function, args, kwargs or None), or "
-    "None if\nit was cancelled.  From now on cancel() calls canceller(self).");
+    "None if\nit was cancelled.  From now on cancel() calls canceller(self), and who "
+    "waits reads\nwhat arrives on the board.");
 
 static PyObject *
-async_take(PyObject *op, PyObject *canceller)
+async_take(PyObject *op, PyObject *const *arguments, Py_ssize_t nargs)
 {
     pd_async *self = (pd_async *)op;
+    pd_module_state *state = PyModule_GetState(pd_module_of(op));
     PyObject *function = NULL, *args = NULL, *kwargs = NULL;
+    if (nargs != 2 || !Py_IS_TYPE(arguments[1], state->board_type)) {
+        PyErr_SetString(PyExc_TypeError, "_take() takes a canceller and a Board");
+        return NULL;
+    }
     if (future_is_cancelled(self) || atomic_load(&self->state) != PD_NEW) {
         Py_RETURN_NONE;
     }
     Py_BEGIN_CRITICAL_SECTION(self);
-    Py_XSETREF(self->canceller, Py_NewRef(canceller));
+    Py_XSETREF(self->canceller, Py_NewRef(arguments[0]));
+    Py_XSETREF(self->board, Py_NewRef(arguments[1]));
     Py_END_CRITICAL_SECTION();
     take_call(self, &function, &args, &kwargs);
     if (function == NULL) {
@@ -851,6 +884,7 @@ pd_async_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(self->kwargs);
     Py_VISIT(self->value);
     Py_VISIT(self->canceller);
+    Py_VISIT(self->board);
     if (self->extras != NULL) {
         Py_VISIT(self->extras->callback);
         Py_VISIT(self->extras->error_callback);
@@ -872,6 +906,7 @@ pd_async_clear(PyObject *op)
     Py_CLEAR(self->kwargs);
     Py_CLEAR(self->value);
     Py_CLEAR(self->canceller);
+    Py_CLEAR(self->board);
     if (self->extras != NULL) {
         Py_CLEAR(self->extras->callback);
         Py_CLEAR(self->extras->error_callback);
@@ -933,7 +968,7 @@ static PyMethodDef async_methods[] = {
     {"successful",        async_successful,                        METH_NOARGS,                   successful_doc},
     {"cancel",            async_cancel,                            METH_NOARGS,                   cancel_doc    },
     {"_begin",            async_begin,                             METH_NOARGS,                   begin_doc     },
-    {"_take",             async_take,                              METH_O,                        take_doc      },
+    {"_take",             (PyCFunction)(void (*)(void))async_take, METH_FASTCALL,                 take_doc      },
     {"_fail",             async_fail,                              METH_O,                        fail_doc      },
     {"_settle",           async_settle,                            METH_VARARGS,                  settle_doc    },
     {"_help",             async_help,                              METH_NOARGS,                   help_doc      },
@@ -961,7 +996,17 @@ async_has_future(PyObject *op, void *Py_UNUSED(closure))
     return PyBool_FromLong(self->extras != NULL && self->extras->future != NULL);
 }
 
+static PyObject *
+async_is_plain(PyObject *op, void *Py_UNUSED(closure))
+{
+    const pd_extras *e = ((pd_async *)op)->extras;
+    return PyBool_FromLong(e == NULL ||
+                           (e->callback == NULL && e->error_callback == NULL &&
+                            e->future == NULL && e->timeout == NULL));
+}
+
 static PyGetSetDef async_getset[] = {
+    {"_plain",      async_is_plain,   NULL, "Whether nothing but get() waits.",    NULL},
     {"_timeout",    async_timeout,    NULL, "Time limit in seconds, or None.",     NULL},
     {"_canceller",  async_canceller,  NULL, "What cancel() calls, or None.",       NULL},
     {"_has_future", async_has_future, NULL, "Whether a Future mirrors it.",        NULL},

@@ -32,6 +32,7 @@ typedef struct pd_async {
     PyObject *kwargs;     // a dict or NULL
     PyObject *value;      // owned: the result or the exception; written by the settler
     PyObject *canceller;  // owned or NULL: cancels it where another engine has it
+    PyObject *board;      // owned or NULL: where its outcome arrives
     pd_extras *extras;    // owned or NULL
     pd_latch done;
     _Atomic uint8_t state;
@@ -53,6 +54,15 @@ void pd_async_call_back(pd_async *self);
 
 // Does that in turn with the other results of the lane.
 void pd_lane_run(pd_async *self);
+
+// Gives a MapResult the outcome of `count` items from `start` on: a list of their results
+// (with `single` the one result), or what one of them raised.
+void pd_map_part(pd_async *self,
+                 Py_ssize_t start,
+                 Py_ssize_t count,
+                 bool success,
+                 bool single,
+                 PyObject *value);
 
 // Works on the items of a MapResult until all are handed out: `taken` if this thread
 // took it off the queue, and so may put it back for another.

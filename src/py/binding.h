@@ -38,6 +38,8 @@ typedef struct pd_module_state {
     PyTypeObject *map_type;
     PyTypeObject *stream_type;
     PyTypeObject *lane_type;
+    PyTypeObject *board_type;
+    PyTypeObject *job_type;
     PyTypeObject *piece_type;
     PyTypeObject *tray_type;
     PyTypeObject *lease_type;

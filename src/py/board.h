@@ -18,6 +18,7 @@
 #include "shm/arena.h"
 #include "shm/board.h"
 #include "shm/mailbox.h"
+#include "thread/latch.h"
 
 #if PY_VERSION_HEX < 0x030D0000 && !defined(Py_BEGIN_CRITICAL_SECTION)
 #    define Py_BEGIN_CRITICAL_SECTION(op) {
@@ -35,6 +36,10 @@ typedef enum pd_mail_kind {
     PD_MAIL_FAILED = 7,
     PD_MAIL_LEAVING = 8,
 } pd_mail_kind;
+
+// How a task's payload is used, as far as the poster minds; worker.py has them all.
+#define PD_MODE_ITEM 1u
+#define PD_MODE_STAR 3u
 
 // The flag of a mail: the worker keeps the function that it was sent.
 #define PD_MAIL_KEEPS_FUNCTION 1u
@@ -61,6 +66,36 @@ typedef struct pd_piece {
     PyObject *weakrefs;
 } pd_piece;
 
+// What is posted; engines' tasks are subclasses.
+typedef struct pd_job {
+    PyObject_HEAD
+    PyObject *result;  // owned, as all: an AsyncResult, a MapResult, or NULL
+    PyObject *function;
+    PyObject *payload;
+    PyObject *pieces;
+    PyObject *source;
+    PyObject *limit;
+    PyObject *group;
+    Py_ssize_t start;
+    Py_ssize_t count;
+    unsigned mode;
+    int retries;
+    bool announce;
+    bool plain;  // its outcome calls nobody's code: any thread may settle it
+    bool cancelled;
+    bool settled;
+} pd_job;
+
+// Gives an outcome, a borrowed reference, to the result that it is for; once.
+void pd_job_settle(pd_job *job, bool success, PyObject *value);
+
+// While waiting for `done`, collect results that arrive on the board, for a short time.
+// The caller has Python's lock; -1 with an exception that a signal's handler raised.
+int pd_board_help(PyObject *board, const pd_latch *done, int64_t timeout_ns);
+
+// How long the whole wait was: whether to help pays depends on that.
+void pd_board_waited(PyObject *board, int64_t ns);
+
 // A new reference to `owner` is taken.
 PyObject *pd_piece_new(PyObject *module,
                        PyObject *owner,
@@ -73,6 +108,7 @@ PyObject *pd_piece_new(PyObject *module,
 void pd_copy_out(char *to, const char *from, size_t bytes);
 
 int pd_add_piece_type(PyObject *module);
+int pd_add_job_type(PyObject *module);
 int pd_add_board_types(PyObject *module);
 int pd_add_desk_types(PyObject *module);
 

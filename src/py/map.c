@@ -269,6 +269,47 @@ map_dealloc(PyObject *op)
     pd_async_free(op);
 }
 
+// Stores results; what one of them raised stands for its part.
+static void
+store_part(map *self, Py_ssize_t start, Py_ssize_t count, bool single, PyObject *value)
+{
+    if (!single && (!PyList_Check(value) || PyList_GET_SIZE(value) != count)) {
+        PyErr_SetString(PyExc_ValueError, "the results are no list of their number");
+        keep_first_error(self, pd_take_exception());
+        return;
+    }
+    // Settled from outside (terminated): the list is the waiters'.
+    for (Py_ssize_t i = 0; i < count && self->results != NULL; i++) {
+        PyObject *result = single ? Py_NewRef(value) : PySequence_ITEM(value, i);
+        if (store(self, start + i, result) < 0) {
+            keep_first_error(self, pd_take_exception());
+            return;
+        }
+    }
+}
+
+void
+pd_map_part(pd_async *op,
+            Py_ssize_t start,
+            Py_ssize_t count,
+            bool success,
+            bool single,
+            PyObject *value)
+{
+    map *self = (map *)op;
+    if (start < 0 || count < 1 || start > self->count - count || (single && count > 1))
+    {
+        return;  // no such part
+    }
+    if (success) {
+        store_part(self, start, count, single, value);
+    }
+    else {
+        keep_first_error(self, Py_NewRef(value));
+    }
+    count_done(self, count);
+}
+
 PyDoc_STRVAR(
     part_doc,
     "_part($self, start, count, success, values, /)\n--\n\n"
@@ -290,17 +331,7 @@ map_part(PyObject *op, PyObject *args)
         PyErr_SetString(PyExc_ValueError, "no such part, or not a list of its length");
         return NULL;
     }
-    if (!success) {
-        keep_first_error(self, Py_NewRef(values));
-    }
-    // Settled from outside (terminated): the list is the waiters'.
-    for (Py_ssize_t i = 0; success && i < count && self->results != NULL; i++) {
-        if (store(self, start + i, PySequence_ITEM(values, i)) < 0) {
-            keep_first_error(self, pd_take_exception());
-            break;
-        }
-    }
-    count_done(self, count);
+    pd_map_part(&self->base, start, count, success, false, values);
     Py_RETURN_NONE;
 }
 

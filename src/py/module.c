@@ -57,9 +57,9 @@ core_exec(PyObject *module)
     int (*const adders[])(PyObject *) = {
         pd_add_producer_type, pd_add_result_handler, pd_add_queue_type,
         pd_add_async_types,   pd_add_stream_type,    pd_add_counter_type,
-        pd_add_piece_type,    pd_add_board_types,    pd_add_desk_types,
-        pd_add_pin_type,      pd_add_table_type,     pd_add_block_type,
-        pd_add_mutex_type,    add_main_thread,
+        pd_add_piece_type,    pd_add_job_type,       pd_add_board_types,
+        pd_add_desk_types,    pd_add_pin_type,       pd_add_table_type,
+        pd_add_block_type,    pd_add_mutex_type,     add_main_thread,
     };
     for (size_t i = 0; i < sizeof(adders) / sizeof(adders[0]); i++) {
         if (adders[i](module) < 0) {
@@ -80,6 +80,8 @@ core_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->map_type);
     Py_VISIT(state->stream_type);
     Py_VISIT(state->lane_type);
+    Py_VISIT(state->board_type);
+    Py_VISIT(state->job_type);
     Py_VISIT(state->piece_type);
     Py_VISIT(state->tray_type);
     Py_VISIT(state->lease_type);
@@ -109,6 +111,8 @@ core_clear(PyObject *module)
     Py_CLEAR(state->map_type);
     Py_CLEAR(state->stream_type);
     Py_CLEAR(state->lane_type);
+    Py_CLEAR(state->board_type);
+    Py_CLEAR(state->job_type);
     Py_CLEAR(state->piece_type);
     Py_CLEAR(state->tray_type);
     Py_CLEAR(state->lease_type);

@@ -31,6 +31,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -73,6 +74,7 @@ struct pd_board {
     pd_slot *slots;
     uint32_t slot_count;
     uint32_t desk_count;
+    uint32_t no_search;  // waits to come that park at once; the worker's own
     uint64_t end;
 };
 
@@ -398,21 +400,39 @@ may_have_tasks(pd_board *board)
            atomic_load(&board->head->closed) != 0;
 }
 
+// Looks for tasks awake; true if there may be some.
+static bool
+search(pd_board *board, int64_t spin_ns)
+{
+    int64_t now_ns = pd_now_ns(), end_ns = now_ns + spin_ns;
+    while (now_ns < end_ns) {
+        for (int i = 0; i < 32; i++) {
+            if (may_have_tasks(board)) {
+                return true;
+            }
+            pd_relax();
+        }
+        sched_yield();  // to a poster that has no other processor
+        now_ns = pd_now_ns();
+    }
+    if (now_ns > end_ns + PD_DEAR_YIELD_NS) {
+        board->no_search = PD_DEAR_YIELD_REST;
+    }
+    return false;
+}
+
 void
 pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_ns)
 {
     _Atomic uint32_t *attention = &board->desks[desk].attention;
-    int64_t end = spin_ns > 0 ? pd_now_ns() + spin_ns : 0;
     atomic_store(attention, SEARCHING);
     PD_CRASH_POINT();
-    while (spin_ns > 0 && pd_now_ns() < end) {
-        for (int i = 0; i < 32; i++) {
-            if (may_have_tasks(board)) {
-                atomic_store(attention, BUSY);
-                return;
-            }
-            pd_relax();
-        }
+    if (board->no_search > 0) {
+        board->no_search--;
+    }
+    else if (search(board, spin_ns)) {
+        atomic_store(attention, BUSY);
+        return;
     }
     atomic_store(attention, PARKED);
     PD_CRASH_POINT();

@@ -70,6 +70,12 @@ typedef struct pd_desk {
 
 typedef struct pd_board pd_board;
 
+// Who waits awake yields its processor now and then, to whoever it waits for.  Where a
+// third has that then for a whole slice, one had better sleep, which lets one be woken at
+// once: so many times, before one tries again.
+#define PD_DEAR_YIELD_NS 200000
+#define PD_DEAR_YIELD_REST 64
+
 // For loops that wait awake.
 static inline void
 pd_relax(void)

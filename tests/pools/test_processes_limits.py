@@ -95,6 +95,7 @@ class TestReplacing:
         with limit(pid, resource.RLIMIT_NOFILE, 4):
             with pytest.raises(WorkerDied):
                 pool.apply(die)
+            pool._engine.done = pool._engine.board.settled  # none meanwhile
             pool._engine.deaths = 1000
             wait_for(lambda: pool._engine.deaths > 1000)
             assert pool.map(square, range(50), 1) == [i * i for i in range(50)]
