@@ -21,10 +21,10 @@ from typing import Any, Generic, SupportsIndex, TypeVar, cast
 from pydistrib.errors import TimeoutError
 from pydistrib.pools import pickling
 from pydistrib.pools.broken import WorkerDied
+from pydistrib.pools.failures import pack_failure, unpack_failure
+from pydistrib.pools.process_tasks import describe
 from pydistrib.pools.processes import Pool as _Pool
 from pydistrib.pools.processes import ProcessPoolExecutor as _Executor
-from pydistrib.pools.processes import _describe
-from pydistrib.pools.worker import _failure
 
 __all__ = ["Context", "Process", "get_context"]
 
@@ -49,7 +49,7 @@ class _Send:
             except SystemExit:
                 raise  # it has no result, but an exit code
             except BaseException as error:
-                self.send(False, _failure(error))
+                self.send(False, pack_failure(error))
                 raise
             self.send(True, data)
 
@@ -78,7 +78,7 @@ class _ProcessMixin(Generic[R]):
         if target is None or overridden or self._receiver is not None:
             super().start()  # type: ignore[misc]
             return
-        self._task = _describe(target)
+        self._task = describe(target)
         self._receiver, self._sender = multiprocessing.Pipe(duplex=False)
         sent: Any = target
         kept = (self._target, self._args, self._kwargs)  # type: ignore[has-type]
@@ -186,10 +186,8 @@ class _ProcessMixin(Generic[R]):
             if isinstance(data, bytes):
                 self._outcome = (True, [pickling.loads(data)])
             return cast(R, self._outcome[1][0])
-        from pydistrib.pools.processes import _unpickle_failure
-
         if isinstance(data, bytes):
-            self._outcome = (False, _unpickle_failure(data)[1])
+            self._outcome = (False, unpack_failure(data)[1])
         raise self._outcome[1]
 
     def close(self) -> None:

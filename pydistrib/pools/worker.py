@@ -23,6 +23,7 @@ from typing import Any, Final
 from pydistrib import _config
 from pydistrib._core import Desk, die_with_parent, recycle_results
 from pydistrib.pools import pickling
+from pydistrib.pools.failures import encoding_error, pack_failure
 
 # How a task's payload is to be used.
 CALL: Final = 0  # (args, kwargs or None)
@@ -156,43 +157,6 @@ def _flush() -> None:
 # --------------------------------------------------------------------------------------
 
 
-class _Shown:
-    """Stands for a thing in an error, by its repr, which may fail."""
-
-    def __init__(self, thing: Any) -> None:
-        try:
-            self.text = repr(thing)
-        except BaseException:
-            self.text = f"<{type(thing).__qualname__} whose repr() fails>"
-
-    def __repr__(self) -> str:
-        return self.text
-
-
-def _encoding_error(refusal: BaseException, thing: Any) -> BaseException:
-    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
-
-    error: BaseException = MaybeEncodingError(_Shown(refusal), _Shown(thing))
-    return error
-
-
-def _failure(error: BaseException) -> bytes:
-    """Pickle an exception together with the text of its traceback."""
-    import traceback
-
-    try:
-        lines = traceback.format_exception(error)
-    except BaseException:  # its text can't be made
-        lines = [*traceback.format_tb(error.__traceback__), type(error).__qualname__]
-    text = "".join(lines)
-    try:
-        data = pickling.dumps_result(error, None)
-        pickling.loads(data)
-    except BaseException as refusal:
-        data = pickling.dumps_result(_encoding_error(refusal, error), None)
-    return pickling.dumps_result((text, data), None)
-
-
 class _Worker:
     def __init__(self, desk: Desk, main: dict[str, Any]) -> None:
         self.desk = desk
@@ -247,19 +211,19 @@ class _Worker:
             result = self.call(mode, number)
             success = True
         except BaseException as error:
-            success, data = False, _failure(error)
+            success, data = False, pack_failure(error)
             del error
         else:
             try:
                 data = pickling.dumps_result(result, buffers)
             except BaseException as error:
-                success, data = False, _failure(_encoding_error(error, result))
+                success, data = False, pack_failure(encoding_error(error, result))
                 del buffers[:], error
         _flush()
         try:
             given = self.desk.give(success, data, tuple(buffers), number in self.functions)
         except MemoryError as error:
-            given = self.desk.give(False, _failure(error), (), number in self.functions)
+            given = self.desk.give(False, pack_failure(error), (), number in self.functions)
         return given
 
 
@@ -359,7 +323,7 @@ def run(
             setup.initializer(*setup.initargs)
         except BaseException as error:
             _flush()
-            desk.say(FAILED, _failure(error))
+            desk.say(FAILED, pack_failure(error))
             return 1
     desk.say(READY, b"")
     work(desk, setup.max_tasks, setup.main)

@@ -15,6 +15,7 @@ import sys
 import textwrap
 import threading
 import time
+from concurrent.futures import CancelledError
 from multiprocessing.pool import MaybeEncodingError
 from pathlib import Path
 
@@ -271,10 +272,10 @@ class TestLimits:
     @pytest.mark.parametrize("how", ["stop", "hang"])
     def test_a_worker_that_does_not_come_to_the_task(self, pool, how, monkeypatch):
         """Stopped, or hung, after it has taken the task, before the task begins."""
-        from pydistrib.pools import processes
+        from pydistrib.pools import process_engine
 
-        monkeypatch.setattr(processes, "LOAD_SECONDS", 0.5)
-        monkeypatch.setattr(processes, "LOOK_SECONDS", 0.1)
+        monkeypatch.setattr(process_engine, "LOAD_SECONDS", 0.5)
+        monkeypatch.setattr(process_engine, "LOOK_SECONDS", 0.1)
         with pytest.raises(TimeoutError, match=r"did not begin within 0\.5 s"):
             pool.apply_async(square, (StopsWhenUnpickled(how),), timeout=0.2).get(60)
         assert pool.map(square, range(4)) == [0, 1, 4, 9]
@@ -300,7 +301,7 @@ class TestCancel:
         result = pool.apply_async(sleep_and_tell, (60, str(path)))
         wait_for(path.exists, 30)
         assert result.cancel()
-        with pytest.raises(pydistrib.pools.processes.CancelledError):
+        with pytest.raises(CancelledError):
             result.get(10)
         assert not result.cancel()
         assert pool.apply(square, (3,)) == 9
@@ -878,7 +879,7 @@ def test_an_exit_in_a_task_is_its_result(pool, how, error):
 def test_the_program_ends_with_an_open_pool(run_python, method):
     out = run_python(
         f"""
-        import sys, threading, time, warnings
+        import concurrent.futures, sys, threading, time, warnings
         import numpy as np, pydistrib
         warnings.simplefilter("ignore", ResourceWarning)
         pool = pydistrib.Pool(2, context={method!r})
@@ -888,7 +889,7 @@ def test_the_program_ends_with_an_open_pool(run_python, method):
         def read():
             try:
                 list(results)
-            except pydistrib.pools.processes.CancelledError:
+            except concurrent.futures.CancelledError:
                 pass
         threading.Thread(target=read, daemon=True).start()
         idle = pydistrib.Pool(2, context={method!r})
