@@ -40,6 +40,21 @@ def whole_number(value: SupportsIndex, name: str, at_least: int) -> int:
     return min(number, 1 << 40)  # more than anybody has; keeps sums within 64 bits
 
 
+def worker_count(value: SupportsIndex, name: str, most: int, too_few: str) -> int:
+    """Check a number of workers; `too_few` is the standard library's text."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a whole number or None, not {type(value).__name__}"
+        ) from None
+    if count < 1:
+        raise ValueError(too_few)
+    if count > most:
+        raise ValueError(f"{name} must be at most {most}, not {count}")
+    return count
+
+
 def time_limit(value: float | None) -> float | None:
     if value is None:
         return None

@@ -325,18 +325,7 @@ class ProcessEngine(Engine):
 
     def cancel_waiting(self) -> None:
         """Cancel all calls that no worker has begun."""
-        why = CancelledError("the executor was shut down")
-        with self.fill_lock:
-            items = [*self.again, *self.waiting]
-            self.again.clear()
-            self.waiting.clear()
-        for item in items:
-            if isinstance(item, Task):
-                self._fail(item, why)
-            else:
-                item._fail(why)
-        for task in self.board.clear():
-            self._fail(task, why)
+        self._fail_waiting(CancelledError("the executor was shut down"))
 
     # -- life --------------------------------------------------------------------------
 
@@ -737,6 +726,9 @@ class ProcessEngine(Engine):
             feeder.stop(why)
         with self.room:
             self.room.notify_all()
+        self._fail_waiting(why)
+
+    def _fail_waiting(self, why: BaseException) -> None:
         with self.fill_lock:
             items = [*self.again, *self.waiting]
             self.again.clear()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from pydistrib import _config
+from pydistrib.pools.arguments import worker_count
 from pydistrib.pools.crew import Worker
 from pydistrib.pools.futures import submit_to
 from pydistrib.pools.process_engine import ProcessEngine
@@ -52,22 +53,6 @@ def _start_engine(
         return ProcessEngine(
             workers, "fork", initializer, initargs, max_tasks, names["fork"] + prefix
         )
-
-
-def _process_count(value: SupportsIndex | None, name: str, too_few: str) -> int:
-    if value is None:
-        return _config.num_threads()
-    try:
-        count = value.__index__()
-    except AttributeError:
-        raise TypeError(
-            f"{name} must be a whole number or None, not {type(value).__name__}"
-        ) from None
-    if count < 1:
-        raise ValueError(too_few)
-    if count > MAX_WORKERS:
-        raise ValueError(f"{name} must be at most {MAX_WORKERS}, not {count}")
-    return count
 
 
 class _ProcessPoolView(PoolExecutor):
@@ -155,9 +140,15 @@ class Pool(PoolBase):
         maxtasksperchild: int | None = None,
         context: Any = None,
     ) -> None:
-        workers = _process_count(
-            processes, "processes", "Number of processes must be at least 1"
-        )
+        if processes is None:
+            workers = _config.num_threads()
+        else:
+            workers = worker_count(
+                processes,
+                "processes",
+                MAX_WORKERS,
+                "Number of processes must be at least 1",
+            )
         if maxtasksperchild is not None and (
             not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
         ):
@@ -229,9 +220,15 @@ class ProcessPoolExecutor(concurrent.futures.Executor):
         *,
         max_tasks_per_child: int | None = None,
     ) -> None:
-        workers = _process_count(
-            max_workers, "max_workers", "max_workers must be greater than 0"
-        )
+        if max_workers is None:
+            workers = _config.num_threads()
+        else:
+            workers = worker_count(
+                max_workers,
+                "max_workers",
+                MAX_WORKERS,
+                "max_workers must be greater than 0",
+            )
         if max_tasks_per_child is not None:
             if not isinstance(max_tasks_per_child, int):
                 raise TypeError("max_tasks_per_child must be an integer")

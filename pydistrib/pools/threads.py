@@ -14,7 +14,6 @@ import concurrent.futures.thread
 import heapq
 import itertools
 import logging
-import operator
 import os
 import sys
 import threading
@@ -26,6 +25,7 @@ from typing import Any, ParamSpec, SupportsIndex, TypeVar
 from pydistrib import _config
 from pydistrib._core import AsyncResult, CallbackLane, MapResult, ResultIterator, TaskQueue
 from pydistrib.errors import TimeoutError
+from pydistrib.pools.arguments import worker_count
 from pydistrib.pools.engine import Engine, PoolStats, WorkerStats
 from pydistrib.pools.futures import submit_to
 from pydistrib.pools.protocol import RUN, PoolBase, PoolExecutor
@@ -344,8 +344,11 @@ class ThreadPoolExecutor(concurrent.futures.ThreadPoolExecutor):
         if max_workers is None:
             workers = min(32, _config.cpu_count() + 4)
         else:
-            workers = _worker_count(
-                max_workers, "max_workers", "max_workers must be greater than 0"
+            workers = worker_count(
+                max_workers,
+                "max_workers",
+                MAX_WORKERS,
+                "max_workers must be greater than 0",
             )
         prefix = thread_name_prefix or f"ThreadPoolExecutor-{next(self._names)}"
         self._take(ThreadEngine(workers, prefix, initializer, initargs))
@@ -442,20 +445,6 @@ class _ThreadPoolView(ThreadPoolExecutor):
         pass  # the threads are the pool's
 
 
-def _worker_count(value: SupportsIndex, name: str, too_few: str) -> int:
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be a whole number or None, not {type(value).__name__}"
-        ) from None
-    if count < 1:
-        raise ValueError(too_few)
-    if count > MAX_WORKERS:
-        raise ValueError(f"{name} must be at most {MAX_WORKERS}, not {count}")
-    return count
-
-
 class ThreadPool(PoolBase):
     """
     `multiprocessing.pool.ThreadPool`, faster and without its faults.
@@ -527,8 +516,11 @@ class ThreadPool(PoolBase):
         if processes is None:
             workers = _config.num_threads()
         else:
-            workers = _worker_count(
-                processes, "processes", "Number of processes must be at least 1"
+            workers = worker_count(
+                processes,
+                "processes",
+                MAX_WORKERS,
+                "Number of processes must be at least 1",
             )
         prefix = f"ThreadPool-{next(self._names)}"
         engine = ThreadEngine(workers, prefix, initializer, initargs)

@@ -14,13 +14,11 @@
 // Locks: none; the caller sees to it that one thread at a time is in here.
 #include "shm/arena.h"
 
-#include <fcntl.h>
 #include <stdbool.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/alloc.h"
+#include "base/memory.h"
 
 #define STEP ((uint64_t)4 << 20)  // the segment grows by at least this
 #define COLD_BYTES ((uint64_t)1 << 20)
@@ -168,49 +166,12 @@ best_fit(const pd_arena *arena, uint64_t bytes)
     return best;
 }
 
-// ------------------------------------------------------------------------------
-// How much memory there is
-// ------------------------------------------------------------------------------
-
-// The number behind `key` in a file of the kernel's, or UINT64_MAX.
-static uint64_t
-read_number(const char *path, const char *key)
-{
-    char text[4096];
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) {
-        return UINT64_MAX;
-    }
-    ssize_t bytes = read(fd, text, sizeof(text) - 1);
-    close(fd);
-    if (bytes <= 0) {
-        return UINT64_MAX;
-    }
-    text[bytes] = '\0';
-    const char *found = strstr(text, key);
-    if (found == NULL) {
-        return UINT64_MAX;
-    }
-    char *end;
-    const char *number = found + strlen(key);
-    uint64_t value = strtoull(number, &end, 10);
-    return end == number ? UINT64_MAX : value;  // "max"
-}
-
 // Whether so much memory can be had.  Reserving it is no test: the kernel would rather
 // kill processes than refuse.
 static bool
 may_have(uint64_t bytes)
 {
-    if (bytes < ASK_BYTES) {
-        return true;
-    }
-    uint64_t kib = read_number("/proc/meminfo", "MemAvailable:");
-    uint64_t limit = read_number("/sys/fs/cgroup/memory.max", "");
-    uint64_t used = read_number("/sys/fs/cgroup/memory.current", "");
-    return (kib > UINT64_MAX / 1024 || bytes < kib * 1024) &&
-           (limit == UINT64_MAX || used == UINT64_MAX ||
-            (used < limit && bytes < limit - used));
+    return bytes < ASK_BYTES || bytes < pd_memory_available("");
 }
 
 // ------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ struct pd_board {
     pd_slot *slots;
     uint32_t slot_count;
     uint32_t desk_count;
-    uint32_t no_search;  // waits to come that park at once; the worker's own
+    _Atomic uint32_t no_search;  // waits to come that park at once: a guess, relaxed
     uint64_t end;
 };
 
@@ -416,7 +416,8 @@ search(pd_board *board, int64_t spin_ns)
         now_ns = pd_now_ns();
     }
     if (now_ns > end_ns + PD_DEAR_YIELD_NS) {
-        board->no_search = PD_DEAR_YIELD_REST;
+        atomic_store_explicit(&board->no_search, PD_DEAR_YIELD_REST,
+                              memory_order_relaxed);
     }
     return false;
 }
@@ -427,8 +428,9 @@ pd_board_wait(pd_board *board, uint32_t desk, int64_t spin_ns, int64_t timeout_n
     _Atomic uint32_t *attention = &board->desks[desk].attention;
     atomic_store(attention, SEARCHING);
     PD_CRASH_POINT();
-    if (board->no_search > 0) {
-        board->no_search--;
+    uint32_t rest = atomic_load_explicit(&board->no_search, memory_order_relaxed);
+    if (rest > 0) {
+        atomic_store_explicit(&board->no_search, rest - 1, memory_order_relaxed);
     }
     else if (search(board, spin_ns)) {
         atomic_store(attention, BUSY);

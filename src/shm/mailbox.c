@@ -51,7 +51,8 @@ struct pd_mailbox {
     uint64_t read;
     uint64_t given;
     uint64_t taken;
-    uint64_t begun;  // bytes of the mail that is being written or read
+    uint64_t begun;   // the writer's: bytes of the mail that is being written
+    uint64_t peeked;  // the reader's: of that which is being read
 };
 
 static const uint64_t box_bytes =
@@ -229,8 +230,8 @@ pd_mailbox_peek(pd_mailbox *box, const pd_mail **out)
             return PD_ECORRUPT;
         }
         const pd_mail *mail = mail_at(box, box->read);
-        box->begun = checked_bytes(box, written, mail->inside);
-        if (box->begun == 0) {
+        box->peeked = checked_bytes(box, written, mail->inside);
+        if (box->peeked == 0) {
             return PD_ECORRUPT;
         }
         if (mail->kind != PAD) {
@@ -250,7 +251,7 @@ pd_mailbox_has_mail(const pd_mailbox *box)
 void
 pd_mailbox_next(pd_mailbox *box)
 {
-    box->read += box->begun;
+    box->read += box->peeked;
     atomic_store_explicit(&box->cursors->read, box->read, memory_order_release);
 }
 
