@@ -106,8 +106,7 @@ class Pool(PoolBase):
     - Functions of ``__main__``, lambdas and closures can be sent, also where workers are
       not forked: cloudpickle takes over where pickle can't.  Functions of ``__main__``
       share one namespace in a worker, which does not import the main module; so a script
-      needs no ``if __name__ == "__main__"``.
-      A forked worker has those that there were
+      needs no ``if __name__ == "__main__"``.  A forked worker has those that there were
       when the pool was made, with their globals as they were; newer ones are sent.
     - Arrays of 16 KB and more go through shared memory.  A task's arguments are its own to
       change; the same large array in several tasks is there once.  A result is the
