@@ -110,6 +110,19 @@ job_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
+// Subclasses take what they like.
+static PyObject *
+job_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    bool has_arguments =
+        PyTuple_GET_SIZE(args) > 0 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0);
+    if (has_arguments && type->tp_init == PyBaseObject_Type.tp_init) {
+        PyErr_SetString(PyExc_TypeError, "Job() takes no arguments");
+        return NULL;
+    }
+    return type->tp_alloc(type, 0);
+}
+
 static PyMethodDef job_methods[] = {
     {"settle", (PyCFunction)(void (*)(void))job_settle, METH_FASTCALL, settle_doc},
     {NULL,     NULL,                                    0,             NULL      },
@@ -144,15 +157,15 @@ PyDoc_STRVAR(
     "Job()\n--\n\nA task for a Board, and the result that its outcome is for.");
 
 static PyType_Slot job_slots[] = {
-    {Py_tp_doc,      (void *)job_doc  },
-    {Py_tp_new,      PyType_GenericNew},
-    {Py_tp_traverse, job_traverse     },
-    {Py_tp_clear,    job_clear        },
-    {Py_tp_dealloc,  job_dealloc      },
-    {Py_tp_methods,  job_methods      },
-    {Py_tp_getset,   job_getset       },
-    {Py_tp_members,  job_members      },
-    {0,              NULL             },
+    {Py_tp_doc,      (void *)job_doc},
+    {Py_tp_new,      job_new        },
+    {Py_tp_traverse, job_traverse   },
+    {Py_tp_clear,    job_clear      },
+    {Py_tp_dealloc,  job_dealloc    },
+    {Py_tp_methods,  job_methods    },
+    {Py_tp_getset,   job_getset     },
+    {Py_tp_members,  job_members    },
+    {0,              NULL           },
 };
 
 static PyType_Spec job_spec = {

@@ -115,12 +115,12 @@ lay_out(pd_board *board, uint32_t slots, uint32_t desks)
 pd_status
 pd_board_create(uint32_t slots, uint32_t desks, pd_board **out)
 {
+    if (slots == 0 || slots > 1u << SLOT_BITS || desks == 0 || desks > DESK_MASK) {
+        return PD_EINVAL;
+    }
     uint32_t count = 1;
     while (count < slots) {
         count *= 2;
-    }
-    if (slots == 0 || count > 1u << SLOT_BITS || desks == 0 || desks > DESK_MASK) {
-        return PD_EINVAL;
     }
     pd_board *board = pd_calloc(1, sizeof(*board));
     if (board == NULL) {
