@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import operator
 import threading
-from collections.abc import (
-    Callable,
-    Iterable,
-)
+from collections.abc import Callable, Iterable
 from typing import (
-    TYPE_CHECKING,
     Any,
     Generic,
     SupportsIndex,
@@ -17,9 +13,6 @@ from typing import (
 )
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 from pydistrib.errors import TimeoutError
 

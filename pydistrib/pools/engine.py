@@ -12,21 +12,11 @@ import functools
 import itertools
 import threading
 import weakref
-from collections.abc import (
-    Callable,
-    Iterable,
-)
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    TypeVar,
-)
+from typing import Any, TypeVar
 
 from pydistrib._core import AsyncResult, MapResult, ResultIterator
-
-if TYPE_CHECKING:
-    pass
 
 R = TypeVar("R")
 

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import (
-    Callable,
-)
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    TypeVar,
-)
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from pydistrib._core import AsyncResult
 from pydistrib.pools.engine import Engine
-
-if TYPE_CHECKING:
-    pass
 
 R = TypeVar("R")
 

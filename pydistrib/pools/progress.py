@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import (
-    AsyncIterator,
-    Callable,
-)
+from collections.abc import AsyncIterator, Callable
 from typing import (
-    TYPE_CHECKING,
     Any,
     Generic,
     Self,
@@ -16,9 +12,6 @@ from typing import (
 )
 
 from pydistrib._core import MapResult, ResultIterator
-
-if TYPE_CHECKING:
-    pass
 
 R = TypeVar("R")
 

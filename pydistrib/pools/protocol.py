@@ -35,7 +35,6 @@ from collections.abc import (
 )
 from types import TracebackType
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
@@ -59,9 +58,6 @@ from pydistrib.pools.arguments import (
 from pydistrib.pools.engine import Engine, PoolStats
 from pydistrib.pools.futures import Future, submit_to
 from pydistrib.pools.progress import ProgressIterator, bar_type, show_progress
-
-if TYPE_CHECKING:
-    pass
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -79,7 +79,7 @@ unlink_block(pd_table *table, pd_locked *at, pd_block *block, uint64_t offset)
     uint64_t pins = pd_load(&block->pins) & ~(uint64_t)PD_LINKED;
     pd_stripe_set_at(at->stripe, &block->pins, offset + offsetof(pd_block, pins), pins);
     if (pins == 0) {
-        pd_slots_set(table, at, &at->stripe->returned[0], offset);
+        pd_stripe_set(table, at->stripe, &at->stripe->returned[0], offset);
     }
 }
 
@@ -158,11 +158,11 @@ rebuild(pd_table *table, pd_locked *at, int64_t wait_ns)
         return status;
     }
     pd_stripe_begin(stripe);
-    pd_slots_set(table, at, &stripe->returned[1], pd_load(&stripe->slots));
-    pd_slots_set(table, at, &stripe->slots, offset);
-    pd_slots_set(table, at, &stripe->mask, slots_wanted - 1);
-    pd_slots_set(table, at, &stripe->used, copied);
-    pd_slots_set(table, at, &stripe->granted[0], 0);
+    pd_stripe_set(table, stripe, &stripe->returned[1], pd_load(&stripe->slots));
+    pd_stripe_set(table, stripe, &stripe->slots, offset);
+    pd_stripe_set(table, stripe, &stripe->mask, slots_wanted - 1);
+    pd_stripe_set(table, stripe, &stripe->used, copied);
+    pd_stripe_set(table, stripe, &stripe->granted[0], 0);
     pd_stripe_commit(table, stripe);
     at->slots = slots;
     at->mask = slots_wanted - 1;
@@ -179,17 +179,17 @@ pd_slots_erase(pd_table *table, pd_locked *at, pd_slot *slot)
     bool hidden = (pd_load(&slot->meta) >> 8) & PD_HIDDEN_KIND;
     (void)pd_slot_key(table, slot, &size, &extra, &key_block);
     if (key_block != 0) {
-        pd_slots_set(table, at, &stripe->returned[1], key_block);
+        pd_stripe_set(table, stripe, &stripe->returned[1], key_block);
     }
     // Behind the last slot of a run, the dead one can be empty at once.
     pd_slot *next = &at->slots[((uint64_t)(slot - at->slots) + 1) & at->mask];
     bool last = (pd_load(&next->meta) & 0xff) == PD_SLOT_EMPTY;
     set_slot(at, &slot->meta, last ? PD_SLOT_EMPTY : PD_SLOT_DEAD);
     if (last) {
-        pd_slots_set(table, at, &stripe->used, pd_load(&stripe->used) - 1);
+        pd_stripe_set(table, stripe, &stripe->used, pd_load(&stripe->used) - 1);
     }
     pd_word *counter = hidden ? &stripe->claims : &stripe->count;
-    pd_slots_set(table, at, counter, pd_load(counter) - 1);
+    pd_stripe_set(table, stripe, counter, pd_load(counter) - 1);
 }
 
 // PD_ECLAIMED if another living thread has claimed the key.
@@ -318,14 +318,15 @@ write_key(pd_table *table, pd_locked *at, pd_slot *slot, const pd_draft *work)
         meta |= (uint64_t)key->extra << 24;
     }
     else {
-        pd_slots_set(table, at, &at->stripe->granted[1], 0);
+        pd_stripe_set(table, at->stripe, &at->stripe->granted[1], 0);
     }
     if ((pd_load(&slot->meta) & 0xff) == PD_SLOT_EMPTY) {
-        pd_slots_set(table, at, &at->stripe->used, pd_load(&at->stripe->used) + 1);
+        pd_stripe_set(table, at->stripe, &at->stripe->used,
+                      pd_load(&at->stripe->used) + 1);
     }
     bool hidden = key->kind & PD_HIDDEN_KIND;
     pd_word *counter = hidden ? &at->stripe->claims : &at->stripe->count;
-    pd_slots_set(table, at, counter, pd_load(counter) + 1);
+    pd_stripe_set(table, at->stripe, counter, pd_load(counter) + 1);
     for (size_t i = 0; i < 3; i++) {
         set_slot(at, &slot->key[i], words[i]);
     }
@@ -365,7 +366,7 @@ write_value(pd_table *table, pd_locked *at, pd_slot *slot, const pd_draft *work)
             pd_stripe_set_at(at->stripe, work->cell, work->where, 0);
         }
         else {
-            pd_slots_set(table, at, &at->stripe->granted[0], 0);
+            pd_stripe_set(table, at->stripe, &at->stripe->granted[0], 0);
         }
         if (block != NULL) {
             pd_stripe_set_at(at->stripe, &block->pins, where, pins | PD_LINKED);

@@ -110,12 +110,6 @@ typedef struct pd_draft {
     uint64_t where;
 } pd_draft;
 
-static inline void
-pd_slots_set(pd_table *table, pd_locked *at, pd_word *word, uint64_t value)
-{
-    pd_stripe_set(table, at->stripe, word, value);
-}
-
 // Locks the stripe of a hash, repaired if need be.  PD_ETIMEDOUT, PD_ECORRUPT.
 pd_status pd_slots_lock(pd_table *table, uint64_t hash, int64_t wait_ns, pd_locked *at);
 

@@ -263,7 +263,7 @@ stage_locked(pd_table *table,
     pd_store(&block->size, size);
     pd_stripe_begin(stripe);
     pd_pins_point(stripe, spare, block, offset);
-    pd_slots_set(table, at, &stripe->granted[0], 0);
+    pd_stripe_set(table, at->stripe, &stripe->granted[0], 0);
     pd_stripe_commit(table, stripe);
     *data = pd_block_payload(block);
     return PD_OK;
